@@ -1,0 +1,198 @@
+//! Every knob, once: unit in the name, default, range, meaning, how to turn it off. `--help`, the sample file and
+//! docs/knobs.md are generated from this table; the structs are what the rest of memtier reads.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Value of a knob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    Number(u64),
+    Switch(bool),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(n) => n.fmt(f),
+            Self::Switch(on) => on.fmt(f),
+        }
+    }
+}
+
+/// Description of one knob, and the way to its place in `Config`.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob {
+    pub table: &'static str,
+    pub key: &'static str,
+    pub default: Value,
+    /// Inclusive; 0..=1 for switches.
+    pub range: (u64, u64),
+    /// One or more lines, each as ` text\n`.
+    pub meaning: &'static str,
+    /// The value that disables what it does; empty where nothing does.
+    pub off: &'static str,
+    pub get: fn(&Config) -> Value,
+    /// False, and nothing set, when the value is of the other type.
+    pub set: fn(&mut Config, Value) -> bool,
+}
+
+macro_rules! tables {
+    ($($(#[doc = $tdoc:literal])+ $table:ident: $Table:ident {
+        $($(#[doc = $doc:literal])+ $key:ident: $ty:ident = $default:literal, $low:literal..=$high:literal, $off:literal;)+
+    })+) => {
+        $(
+            $(#[doc = $tdoc])+
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $Table { $($(#[doc = $doc])+ pub $key: $ty,)+ }
+
+            impl Default for $Table {
+                fn default() -> Self {
+                    Self { $($key: $default,)+ }
+                }
+            }
+        )+
+
+        /// All knobs in the order of the sample file.
+        pub static KNOBS: &[Knob] = &[$($(Knob {
+            table: stringify!($table),
+            key: stringify!($key),
+            default: tables!(@value $ty $default),
+            range: ($low, $high),
+            meaning: concat!($($doc, "\n"),+),
+            off: $off,
+            get: |config| tables!(@value $ty config.$table.$key),
+            set: |config, value| tables!(@set $ty config.$table.$key, value),
+        },)+)+];
+
+        /// (table, what it is for) in the order of the sample file.
+        pub static TABLES: &[(&str, &str)] = &[$((stringify!($table), concat!($($tdoc, "\n"),+)),)+];
+
+        /// Tables of the configuration file with one struct each.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $(pub $table: $Table,)+
+            /// Target rules, in order; the first match wins.
+            pub target: Vec<super::Target>,
+        }
+    };
+    (@value u64 $v:expr) => { Value::Number($v) };
+    (@value bool $v:expr) => { Value::Switch($v) };
+    (@set u64 $place:expr, $v:expr) => { if let Value::Number(v) = $v { $place = v; true } else { false } };
+    (@set bool $place:expr, $v:expr) => { if let Value::Switch(v) = $v { $place = v; true } else { false } };
+}
+
+tables! {
+    /// What the daemon may do at all. The command line sets these for one run.
+    daemon: Daemon {
+        /// Carry out page-outs and other steps; otherwise every step is advice only.
+        act: bool = false, 0..=1, "false";
+        /// Clear accessed bits of selected processes, so that heat is known. Implied by act.
+        arm: bool = false, 0..=1, "false";
+        /// Select every process that no rule excludes and the code does not protect.
+        all: bool = false, 0..=1, "false";
+        /// Let members of the control socket's group pause, resume, reload and record, not only root.
+        group_acts: bool = false, 0..=1, "false";
+        /// While acting, a touch of swapped memory reads 2^this pages (vm.page-cluster; 0 is right for zram). 10 keeps the host's.
+        page_cluster: u64 = 10, 0..=10, "10";
+    }
+    /// Walks of the page tables.
+    scan: Scan {
+        /// Time between two walks of one process.
+        period_ms: u64 = 10000, 100..=3600000, "";
+        /// CPU time that walks may take of a core. Where all would take more, those that take most are walked less often.
+        walk_permil_of_core: u64 = 5, 1..=1000, "1000";
+        /// Processes with less resident memory than this are not walked.
+        min_resident_mib: u64 = 64, 0..=1048576, "";
+        /// Processes walked at most; the largest come first.
+        max_procs: u64 = 64, 1..=4096, "";
+    }
+    /// The heat model.
+    heat: Heat {
+        /// Resolution of idle ages; the oldest age that can be told is 255 of these.
+        age_tick_ms: u64 = 15000, 100..=60000, "";
+        /// Memory of all models beside 0.1 % of the tracked memory.
+        fixed_mib: u64 = 64, 40..=1024, "";
+    }
+    /// Clearing accessed bits (arming).
+    arm: Arm {
+        /// Bits cleared per second at most, in MiB of mapped memory.
+        quota_mib_per_s: u64 = 512, 0..=1048576, "0";
+        /// A block that answers as expected is asked half as often each time, down to once in so many walks (rounded down to 2^n).
+        longest_walks: u64 = 16, 1..=64, "1";
+        /// Part of the accessed pages that is asked per walk; eight times as much while the hot set moves.
+        share_permil: u64 = 125, 1..=1000, "1000";
+        /// CPU time that touching the asked pages again may cost a process, over ten minutes.
+        tax_permil_of_core: u64 = 1, 1..=1000, "1000";
+        /// One call clears at most this much, then pauses, so that mmap() in the target need not wait long.
+        slice_mib: u64 = 8, 1..=32, "";
+        /// Pause between two calls of the hands.
+        pause_us: u64 = 200, 0..=100000, "";
+    }
+    /// What all policies together may use up.
+    budget: Budget {
+        /// Memory moved or paged out per second.
+        moved_mib_per_s: u64 = 256, 0..=1048576, "0";
+        /// System calls of the hands per second.
+        syscalls_per_s: u64 = 2000, 0..=1000000, "0";
+        /// Bytes written to swap on flash or disk per day; zram is not counted. 0 forbids such writes.
+        swap_writes_gib_per_day: u64 = 50, 0..=1048576, "";
+        /// Swap kept free, in thousandths of all swap.
+        swap_free_permil: u64 = 200, 0..=1000, "0";
+        /// Stop where a byte paged out to zram costs more than this many thousandths of a byte of memory.
+        swap_cost_permil: u64 = 800, 1..=1000, "1000";
+    }
+    /// Brakes common to all policies that act.
+    brake: Brake {
+        /// Hold while the host's memory pressure "some" avg10 is over this, in hundredths of a percent.
+        memory_some_centipercent: u64 = 500, 0..=10000, "10000";
+        /// Hold while the host's I/O pressure "some" avg10 is over this, in hundredths of a percent.
+        io_some_centipercent: u64 = 4000, 0..=10000, "10000";
+        /// How long a brake holds after its cause is gone.
+        hold_s: u64 = 60, 0..=86400, "0";
+    }
+    /// Default policy: page out the oldest idle ages while the predicted promotion rate stays under the SLO.
+    autocold: Autocold {
+        /// Off means that targets with this policy are only watched.
+        enabled: bool = true, 0..=1, "false";
+        /// Promotions (touches of paged-out memory) per minute, in thousandths of the working set.
+        slo_permil_per_min: u64 = 2, 0..=1000, "0";
+        /// Never page out what was idle for less than this.
+        min_idle_s: u64 = 120, 1..=86400, "";
+        /// Watch a process at least this long before the first page-out.
+        warmup_s: u64 = 300, 0..=86400, "0";
+        /// Page out at most this share of the resident memory per turn, in thousandths.
+        step_permil: u64 = 20, 1..=1000, "";
+        /// Time between two turns.
+        period_ms: u64 = 5000, 100..=3600000, "";
+        /// Only deactivate (MADV_COLD) instead of paging out: reclaim then takes these pages first when it must.
+        mild: bool = false, 0..=1, "false";
+    }
+    /// etmem's slide: counts per page over a round of scans, fixed threshold.
+    slide: Slide {
+        /// Off means that targets with this policy are only watched.
+        enabled: bool = true, 0..=1, "false";
+        /// Pages counted fewer than this go out; a read counts 1 and a write 3 per scan.
+        threshold: u64 = 1, 0..=255, "0";
+        /// Scans per round.
+        scans: u64 = 3, 1..=85, "";
+        /// Act only while free memory is under this share of all memory, in percent; 100 always acts.
+        free_below_percent: u64 = 100, 0..=100, "0";
+        /// Act only on processes with more resident memory than this; 0 uses etmem's swapped-share rule instead.
+        resident_over_mib: u64 = 0, 0..=1073741824, "0";
+        /// Stop when resident memory is down to this share of resident plus swapped, in percent; 0 takes all cold pages.
+        dram_percent: u64 = 0, 0..=100, "0";
+    }
+    /// Recording.
+    trace: Trace {
+        /// Start a new file when this much was written.
+        segment_mib: u64 = 64, 1..=65536, "";
+        /// Keep at most this much; the oldest files go first.
+        keep_mib: u64 = 1024, 1..=16777216, "";
+        /// Delete files older than this.
+        keep_hours: u64 = 168, 1..=87600, "";
+    }
+}

@@ -1,0 +1,466 @@
+//! What the daemon changed on the host and how to put it back: a write-ahead undo log in the run directory.
+//!
+//! Before a setting that outlives a step is changed, its old and new value go to RUN/footprint.log and are synced; only
+//! then is it written. So at any moment, also after kill -9, the log names at least everything that is changed, and
+//! `memtier undo` needs no daemon. A setting goes back only while it still holds a value of ours: whoever changed it
+//! after us is right, and is left alone. A log of an earlier boot is void, as are the settings it names.
+//!
+//! Form: one line per entry, CRC-32 of the JSON in eight hex digits, a space, the JSON. What follows the first bad
+//! line is a torn tail: it was never acted on, because the sync came first.
+//!
+//! Deliberately absent: what is changed and when (daemon/settings), effects that vanish with the process, page-outs
+//! (paged-out memory comes back on touch).
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Something on the host that keeps its value when the daemon is gone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// A value in sysfs, procfs or a cgroup directory.
+    File { path: PathBuf },
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path } => path.display().fmt(f),
+        }
+    }
+}
+
+/// Reads and writes settings: the host's, or a table in a test.
+pub trait Settings {
+    fn read(&self, setting: &Setting) -> io::Result<String>;
+    fn write(&mut self, setting: &Setting, value: &str) -> io::Result<()>;
+}
+
+/// The settings of the running kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostSettings;
+
+impl Settings for HostSettings {
+    fn read(&self, setting: &Setting) -> io::Result<String> {
+        match setting {
+            Setting::File { path } => Ok(chosen(&std::fs::read_to_string(path)?).to_owned()),
+        }
+    }
+    fn write(&mut self, setting: &Setting, value: &str) -> io::Result<()> {
+        match setting {
+            // No O_CREAT: a setting that does not exist must not become a plain file.
+            Setting::File { path } => OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes()),
+        }
+    }
+}
+
+/// The value in what the kernel prints: without the line end, and of "always [madvise] never" the chosen word.
+fn chosen(text: &str) -> &str {
+    let text = text.trim_end();
+    match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
+        Some((word, _)) => word,
+        None => text,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FootprintError {
+    #[error("{what} {}: {source}", path.display())]
+    Log { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {what} {setting}: {source}")]
+    Setting { what: &'static str, setting: Setting, source: io::Error },
+}
+
+/// A setting that is ours for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub setting: Setting,
+    /// The value before our first change.
+    pub old: String,
+    /// Every value that we wrote, or read back after writing.
+    pub ours: Vec<String>,
+}
+
+/// What became of one held setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Restored,
+    /// It held the old value already: we were killed before the change, or somebody else put it back.
+    WasOld,
+    /// It holds a value that is neither the old one nor ours: somebody else's now.
+    LeftAlone {
+        present: String,
+    },
+    /// It does not exist any more.
+    Gone,
+    /// It could not be read or written; still held.
+    Failed {
+        why: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    pub setting: Setting,
+    pub old: String,
+    pub verdict: Verdict,
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { setting, old, verdict } = self;
+        match verdict {
+            Verdict::Restored => write!(f, "{setting}: restored to {old:?}"),
+            Verdict::WasOld => write!(f, "{setting}: holds {old:?} already"),
+            Verdict::LeftAlone { present } => {
+                write!(f, "{setting}: left alone, somebody set it to {present:?} after memtier (it was {old:?} before)")
+            }
+            Verdict::Gone => write!(f, "{setting}: left alone, it does not exist any more"),
+            Verdict::Failed { why } => write!(f, "{setting}: could not be restored to {old:?}: {why}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Entry {
+    /// First line: the boot that the settings belong to.
+    Boot(String),
+    Change {
+        setting: Setting,
+        old: String,
+        new: String,
+    },
+    /// The kernel reads back another text than was written ("1G" as bytes).
+    ReadsAs {
+        setting: Setting,
+        value: String,
+    },
+    /// Not ours any more.
+    Released(Setting),
+}
+
+/// The undo log and what it says is held.
+#[derive(Debug)]
+pub struct Footprint {
+    path: PathBuf,
+    boot: String,
+    held: Vec<Held>,
+    /// Length of the sound part of the log; 0: no log, or one of an earlier boot.
+    sound: u64,
+}
+
+impl Footprint {
+    /// Reads the log of this run directory; a missing one is empty. Writes nothing.
+    pub fn open(run_dir: &Path, boot: &str) -> Result<Self, FootprintError> {
+        let path = run_dir.join("footprint.log");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(FootprintError::Log { what: "cannot read", path, source }),
+        };
+        let (held, sound) = fold(&bytes, boot);
+        Ok(Self { path, boot: boot.to_owned(), held, sound })
+    }
+
+    /// Who paused memtier, here or in an earlier run: a pause lasts until somebody ends it. In doubt it lasts.
+    #[must_use]
+    pub fn paused(&self) -> Option<String> {
+        match std::fs::read_to_string(self.pause_file()) {
+            Ok(by) => Some(by.trim_end().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("somebody ({}: {error})", self.pause_file().display())),
+        }
+    }
+
+    /// Keeps a pause beyond this run; it lies beside the log, which `undo` removes.
+    pub fn pause(&self, by: &str) -> Result<(), FootprintError> {
+        let (path, fresh) = (self.pause_file(), self.path.with_file_name("paused.new"));
+        let written = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            writeln!(file, "{by}")?;
+            file.sync_data()?;
+            std::fs::rename(&fresh, &path)
+        };
+        written().map_err(|source| FootprintError::Log { what: "cannot write", path: path.clone(), source })
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) -> Result<(), FootprintError> {
+        match std::fs::remove_file(self.pause_file()) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FootprintError::Log { what: "cannot remove", path: self.pause_file(), source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn pause_file(&self) -> PathBuf {
+        self.path.with_file_name("paused")
+    }
+
+    /// What is held, oldest first.
+    #[must_use]
+    pub fn held(&self) -> &[Held] {
+        &self.held
+    }
+
+    /// Changes a setting, after the log knows how to put it back.
+    pub fn change(&mut self, host: &mut impl Settings, setting: &Setting, new: &str) -> Result<(), FootprintError> {
+        let failed = |what| move |source| FootprintError::Setting { what, setting: setting.clone(), source };
+        let old = host.read(setting).map_err(failed("read"))?;
+        if old == new {
+            return Ok(());
+        }
+        // Whoever changed it after us is right, and takes it over.
+        if self.held.iter().any(|held| held.setting == *setting && held.old != old && !held.ours.contains(&old)) {
+            return self.append(&Entry::Released(setting.clone()));
+        }
+        self.append(&Entry::Change { setting: setting.clone(), old: old.clone(), new: new.to_owned() })?;
+        if let Err(source) = host.write(setting, new) {
+            // Settles whether anything changed, and forgets what did not.
+            self.restore(host, setting)?;
+            return Err(failed("write")(source));
+        }
+        let reads = host.read(setting).map_err(failed("read back"))?;
+        if reads != new {
+            self.append(&Entry::ReadsAs { setting: setting.clone(), value: reads })?;
+        }
+        Ok(())
+    }
+
+    /// Puts one setting back; nothing to say when it is not held.
+    pub fn restore(&mut self, host: &mut impl Settings, setting: &Setting) -> Result<Option<Undone>, FootprintError> {
+        let Some(Held { old, ours, .. }) = self.held.iter().find(|held| held.setting == *setting).cloned() else { return Ok(None) };
+        let failed = |error: io::Error| Verdict::Failed { why: error.to_string() };
+        let verdict = match host.read(setting) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Gone,
+            Err(error) => failed(error),
+            Ok(present) if present == old => Verdict::WasOld,
+            Ok(present) if !ours.contains(&present) => Verdict::LeftAlone { present },
+            Ok(_) => host.write(setting, &old).map_or_else(failed, |()| Verdict::Restored),
+        };
+        if !matches!(verdict, Verdict::Failed { .. }) {
+            self.append(&Entry::Released(setting.clone()))?;
+        }
+        Ok(Some(Undone { setting: setting.clone(), old, verdict }))
+    }
+
+    /// Puts everything back, newest first, and removes the log when nothing is held any more.
+    pub fn undo(&mut self, host: &mut impl Settings) -> Result<Vec<Undone>, FootprintError> {
+        let mut told = Vec::new();
+        for setting in self.held.iter().rev().map(|held| held.setting.clone()).collect::<Vec<_>>() {
+            told.extend(self.restore(host, &setting)?);
+        }
+        if self.held.is_empty() {
+            match std::fs::remove_file(&self.path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(FootprintError::Log { what: "cannot remove", path: self.path.clone(), source });
+                }
+                Ok(()) | Err(_) => self.sound = 0,
+            }
+        }
+        Ok(told)
+    }
+
+    /// Adds one entry and waits until it is on the medium; then, and only then, it counts.
+    fn append(&mut self, entry: &Entry) -> Result<(), FootprintError> {
+        let mut bytes = Vec::new();
+        if self.sound == 0 {
+            line(&mut bytes, &Entry::Boot(self.boot.clone()));
+        }
+        line(&mut bytes, entry);
+        let written = || -> io::Result<()> {
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+            // Cuts off a torn tail, or a log of an earlier boot.
+            file.set_len(self.sound)?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            if self.sound == 0 {
+                self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
+            }
+            Ok(())
+        };
+        written().map_err(|source| FootprintError::Log { what: "cannot append to", path: self.path.clone(), source })?;
+        self.sound += bytes.len() as u64;
+        apply(&mut self.held, entry.clone());
+        Ok(())
+    }
+}
+
+fn line(out: &mut Vec<u8>, entry: &Entry) {
+    let json = serde_json::to_string(entry).expect("an entry has only strings and paths that came from strings");
+    out.extend_from_slice(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).as_bytes());
+}
+
+/// What the log holds, and how much of it is sound.
+fn fold(bytes: &[u8], boot: &str) -> (Vec<Held>, u64) {
+    let (mut held, mut sound) = (Vec::new(), 0);
+    for (number, text) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
+        let Some(entry) = parse(text) else { break };
+        if let Entry::Boot(of) = &entry {
+            if of != boot {
+                return (Vec::new(), 0);
+            }
+        } else if number == 0 {
+            break;
+        }
+        apply(&mut held, entry);
+        sound += text.len() as u64;
+    }
+    (held, sound)
+}
+
+fn parse(line: &[u8]) -> Option<Entry> {
+    let text = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
+    let (crc, json) = text.split_at_checked(8)?;
+    let json = json.strip_prefix(' ')?;
+    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
+}
+
+fn apply(held: &mut Vec<Held>, entry: Entry) {
+    match entry {
+        Entry::Boot(_) => {}
+        Entry::Change { setting, old, new } => match held.iter_mut().find(|h| h.setting == setting) {
+            Some(known) => known.ours.push(new),
+            None => held.push(Held { setting, old, ours: vec![new] }),
+        },
+        Entry::ReadsAs { setting, value } => {
+            if let Some(known) = held.iter_mut().find(|h| h.setting == setting) {
+                known.ours.push(value);
+            }
+        }
+        Entry::Released(setting) => held.retain(|h| h.setting != setting),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Clone, Debug, Default, PartialEq)]
+    struct Table(BTreeMap<String, String>);
+
+    impl Settings for Table {
+        fn read(&self, setting: &Setting) -> io::Result<String> {
+            self.0.get(&setting.to_string()).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+        fn write(&mut self, setting: &Setting, value: &str) -> io::Result<()> {
+            *self.0.get_mut(&setting.to_string()).ok_or(io::ErrorKind::NotFound)? = value.to_owned();
+            Ok(())
+        }
+    }
+
+    fn file(name: &str) -> Setting {
+        Setting::File { path: name.into() }
+    }
+
+    fn table() -> Table {
+        Table((0..3).map(|i| (format!("s{i}"), format!("old{i}"))).collect())
+    }
+
+    #[test]
+    fn a_pause_outlives_the_daemon_and_an_undo() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let open = || Footprint::open(dir.path(), "boot").expect("a log");
+        assert_eq!(open().paused(), None);
+        open().pause("uid 0").expect("room");
+        open().undo(&mut table()).expect("nothing to undo");
+        assert_eq!(open().paused().as_deref(), Some("uid 0"));
+        open().resume().expect("removed");
+        open().resume().expect("removed already");
+        assert_eq!(open().paused(), None);
+        // What cannot be read is a pause.
+        std::fs::create_dir(dir.path().join("paused")).expect("room");
+        assert!(open().paused().is_some_and(|by| by.starts_with("somebody (")), "{:?}", open().paused());
+    }
+
+    #[test]
+    fn the_kernel_s_way_to_print_a_choice() {
+        assert_eq!(chosen("always [madvise] never\n"), "madvise");
+        assert_eq!(chosen("60\n"), "60");
+    }
+
+    #[test]
+    fn restores_ours_and_leaves_what_others_set() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut host = table();
+        let mut foot = Footprint::open(dir.path(), "boot").expect("empty");
+        for (name, new) in [("s0", "a"), ("s1", "b"), ("s0", "c"), ("s2", "d")] {
+            foot.change(&mut host, &file(name), new).expect("change");
+        }
+        host.0.insert("s1".into(), "theirs".into());
+        host.0.remove("s2");
+        // Killed: a new process reads what the log says.
+        let mut foot = Footprint::open(dir.path(), "boot").expect("reopen");
+        let told = foot.undo(&mut host).expect("undo");
+        let verdicts: Vec<_> = told.iter().map(|u| (u.setting.to_string(), u.verdict.clone())).collect();
+        let left = Verdict::LeftAlone { present: "theirs".into() };
+        assert_eq!(verdicts, [("s2".into(), Verdict::Gone), ("s1".into(), left), ("s0".into(), Verdict::Restored)]);
+        assert_eq!(host.0["s0"], "old0");
+        assert_eq!(foot.undo(&mut host).expect("again"), []);
+        assert!(!dir.path().join("footprint.log").exists());
+    }
+
+    #[test]
+    fn a_log_of_another_boot_is_void() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut host = table();
+        Footprint::open(dir.path(), "boot").expect("open").change(&mut host, &file("s0"), "new").expect("change");
+        let mut foot = Footprint::open(dir.path(), "reboot").expect("open");
+        assert_eq!(foot.undo(&mut host).expect("undo"), []);
+        assert_eq!(host.0["s0"], "new");
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_held() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        struct Frozen;
+        impl Settings for Frozen {
+            fn read(&self, _: &Setting) -> io::Result<String> {
+                Ok("old".into())
+            }
+            fn write(&mut self, _: &Setting, _: &str) -> io::Result<()> {
+                Err(io::ErrorKind::PermissionDenied.into())
+            }
+        }
+        let mut foot = Footprint::open(dir.path(), "boot").expect("open");
+        let told = foot.change(&mut Frozen, &file("s0"), "new").expect_err("frozen").to_string();
+        assert!(told.starts_with("cannot write s0"), "{told}");
+        assert_eq!(foot.held(), []);
+    }
+
+    proptest! {
+        /// Cut the log anywhere after the last change that took place (the sync comes before the write): undo puts all back.
+        #[test]
+        fn any_torn_tail_is_safe(changes in prop::collection::vec((0..3u8, 0..3u8), 1..8), stop in 0..8usize, cut in 0.0..1.0f64) {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let log = dir.path().join("footprint.log");
+            let mut host = table();
+            let mut foot = Footprint::open(dir.path(), "boot").expect("open");
+            for (i, (name, value)) in changes.iter().enumerate() {
+                let before = (host.clone(), std::fs::read(&log).unwrap_or_default().len());
+                foot.change(&mut host, &file(&format!("s{name}")), &format!("v{value}")).expect("change");
+                if i == stop {
+                    // Killed inside this change, before its write: only part of its entry is there.
+                    let bytes = std::fs::read(&log).unwrap_or_default();
+                    let keep = before.1 + ((bytes.len() - before.1) as f64 * cut) as usize;
+                    std::fs::write(&log, &bytes[..keep]).expect("cut");
+                    host = before.0;
+                    break;
+                }
+            }
+            let mut foot = Footprint::open(dir.path(), "boot").expect("reopen");
+            foot.undo(&mut host).expect("undo");
+            prop_assert_eq!(&host, &table());
+            prop_assert_eq!(foot.undo(&mut host).expect("again"), []);
+        }
+    }
+}

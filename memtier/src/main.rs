@@ -1,0 +1,5 @@
+//! The memtier binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    memtier::cli::main()
+}

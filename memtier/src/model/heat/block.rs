@@ -1,0 +1,467 @@
+//! What is known of the 512 pages of one block, in under four bytes a page.
+//!
+//! A page is *young* (its accessed bit read 1 in the last walk) or *old* (it read 0). The block has a *base*: the moment
+//! from which its zeros count. Arming sets it; so does anyone else who clears a bit, for then idle time is told apart
+//! from before only by starting anew. The byte `age` has two readings:
+//!
+//! - young: rounds from the base to the walk that saw the first access;
+//! - old: idle ticks *before* the base. The idle age now is `age + (tick(now) - base tick)`: it grows by itself, and
+//!   moving the base adds what has passed, so that it telescopes exactly without ever sweeping over the pages.
+//!
+//! The estimator (S5 of the arming study) counts hits and exposure in quarter rounds, halves both beyond 24 rounds, and
+//! learns only where a cycle from base to first access was whole. When a block is armed it notes how many pages it expects
+//! to be accessed again; the next round is its *answer*, and that sets the time of the next question (rhythm.rs).
+
+use super::rhythm::{Answer, Rhythm, rest};
+use super::tempo::Tempo;
+use crate::vocab::{BLOCK_PAGES, Bits, BlockId, BlockSample, Leaf, Permil};
+use serde::{Deserialize, Serialize};
+use std::ops::AddAssign;
+
+/// Quarter rounds per round or hit.
+const QUARTERS: u8 = 4;
+/// A cycle tells no more than this many rounds.
+const CYCLE: u32 = 16;
+/// Exposure in quarter rounds beyond which the past is halved.
+const EXPOSED: u8 = 96;
+
+/// A block that gains this many pages, and a quarter of its accessed ones, is asked at once.
+const HEATED: u32 = 8;
+
+/// Bytes that one block costs: itself, its place in the index, and what the allocator adds.
+pub(super) const BLOCK_COST: usize = size_of::<Block>() + super::proc::INDEX_COST + 16;
+/// Four bytes a page is the law.
+const SPARE: usize = 4 * BLOCK_PAGES - BLOCK_COST;
+const _: () = assert!(SPARE >= 16);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(C)]
+pub(super) struct Block {
+    base_tick: u32,
+    base_round: u32,
+    /// Round of the last arming by us; 0 before the first.
+    pub armed_round: u32,
+    /// Round from which on it may be asked again.
+    pub due: u32,
+    /// Survivors expected of the last arming and their variance, in thousandths of a page.
+    expected: u32,
+    variance: u32,
+    /// Armed, and no round went by since.
+    pub open: bool,
+    /// It is asked every `2^k` rounds.
+    k: u8,
+    pub leaf: Leaf,
+    pub young: Bits,
+    pub present: Bits,
+    pub swapped: Bits,
+    /// Young, but no zero was read since the base: never asked, or the base moved under it.
+    pub unproven: Bits,
+    /// Young when last armed.
+    pub asked: Bits,
+    /// Young, and the last arming could not clear their bit (mapped more than once, locked, refused).
+    pub stuck: Bits,
+    #[serde(with = "page_bytes")]
+    age: [u8; BLOCK_PAGES],
+    /// Hits in quarter rounds; in count mode the weighted count of this round of scans.
+    #[serde(with = "page_bytes")]
+    pub hits: [u8; BLOCK_PAGES],
+    #[serde(with = "page_bytes")]
+    exposure: [u8; BLOCK_PAGES],
+}
+
+/// The moment of a fold: tick of the clock and round of the process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub tick: u32,
+    pub round: u32,
+    /// Longest period: 2^this rounds.
+    pub longest: u8,
+}
+
+/// What is learned for the process while its blocks are folded.
+#[derive(Debug)]
+pub(super) struct Lessons<'a> {
+    pub tempo: &'a mut Tempo,
+    pub rhythm: &'a mut Rhythm,
+}
+
+/// What a fold changed in the sums of the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gain {
+    pub present: i64,
+    pub swapped: i64,
+    pub young: i64,
+    /// Some block has nothing left.
+    pub emptied: bool,
+}
+
+impl AddAssign for Gain {
+    fn add_assign(&mut self, Self { present, swapped, young, emptied }: Self) {
+        self.present += present;
+        self.swapped += swapped;
+        self.young += young;
+        self.emptied |= emptied;
+    }
+}
+
+/// How a walk counts accesses, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    No,
+    /// First scan of a round: counts start over.
+    First,
+    More,
+}
+
+impl Block {
+    pub fn new(sample: &BlockSample, moment: Moment, counting: Counting) -> Box<Self> {
+        let (young, present, swapped) = sane(sample);
+        let mut block = Box::new(Self {
+            base_tick: moment.tick,
+            base_round: moment.round,
+            armed_round: 0,
+            due: 0,
+            expected: 0,
+            variance: 0,
+            open: false,
+            k: 0,
+            leaf: sample.leaf,
+            young,
+            present,
+            swapped,
+            unproven: young,
+            asked: Bits::NONE,
+            stuck: Bits::NONE,
+            age: [0; BLOCK_PAGES],
+            hits: [0; BLOCK_PAGES],
+            exposure: [0; BLOCK_PAGES],
+        });
+        block.count(&young, &sample.dirty, counting);
+        block
+    }
+
+    /// Takes in what a walk read. Nothing is touched where nothing changed.
+    pub fn fold(
+        &mut self,
+        id: BlockId,
+        sample: &BlockSample,
+        moment: Moment,
+        counting: Counting,
+        lessons: &mut Lessons<'_>,
+    ) -> Gain {
+        let (accessed, present, swapped) = sane(sample);
+        // Who maps a page or brings it back touches it, though an arming may have cleared the bit since.
+        self.count(&accessed.or(&present.and_not(&self.present)), &sample.dirty, counting);
+        let same = accessed == self.young && present == self.present && swapped == self.swapped && sample.leaf == self.leaf;
+        let had = self.gain();
+        if !same {
+            self.change(sample.leaf, accessed, present, swapped, moment, lessons);
+        }
+        if self.open && lessons.rhythm.counted {
+            self.answer(id, moment, lessons.rhythm);
+        } else if same {
+            return Gain::default();
+        }
+        let Gain { present, swapped, young, emptied } = self.gain();
+        Gain { present: present - had.present, swapped: swapped - had.swapped, young: young - had.young, emptied }
+    }
+
+    /// The round after an arming: did the pages answer as expected, and when are they asked again?
+    fn answer(&mut self, id: BlockId, moment: Moment, rhythm: &mut Rhythm) {
+        self.open = false;
+        let survived = self.asked.and(&self.young);
+        rhythm.answered(self.asked.count(), survived.count());
+        let known = self.asked.and(&bits_where(&self.exposure, |exposure| exposure > 0));
+        let count = |bits: &Bits| u64::from(if self.leaf == Leaf::Base { bits.count() } else { bits.count() / BLOCK_PAGES as u32 });
+        let (expected, variance) = (u64::from(self.expected), u64::from(self.variance));
+        let answer = Answer { pages: count(&known), survived: count(&known.and(&survived)), expected, variance };
+        let surprise = answer.pages > 0 && rhythm.judge(&answer);
+        self.k = if surprise { self.k.saturating_sub(2) } else { (self.k + 1).min(moment.longest) };
+        self.due = moment.round + rest(self.k, id, moment.round);
+    }
+
+    /// The hot set of the process moves: asked within two rounds.
+    pub fn hurry(&mut self, id: BlockId, round: u32) {
+        if self.due > round + 1 {
+            self.due = round + (id.0 as u32 & 1);
+            self.k = self.k.min(1);
+        }
+    }
+
+    /// What this block adds to the sums of its process.
+    pub fn gain(&self) -> Gain {
+        let [present, swapped, young] = [&self.present, &self.swapped, &self.young].map(|bits| i64::from(bits.count()));
+        Gain { present, swapped, young, emptied: present + swapped == 0 }
+    }
+
+    /// Nothing is mapped here any more.
+    pub fn vanish(&mut self) -> Gain {
+        let Gain { present, swapped, young, .. } = self.gain();
+        (self.present, self.swapped, self.young) = (Bits::NONE, Bits::NONE, Bits::NONE);
+        Gain { present: -present, swapped: -swapped, young: -young, emptied: true }
+    }
+
+    fn change(&mut self, leaf: Leaf, accessed: Bits, present: Bits, swapped: Bits, moment: Moment, lessons: &mut Lessons<'_>) {
+        let Lessons { tempo, rhythm } = lessons;
+        let before = self.present.or(&self.swapped);
+        let after = present.or(&swapped);
+        let was_old = before.and_not(&self.young);
+        let back = self.swapped.and(&present);
+        let newly = accessed.and_not(&self.young);
+        // The kernel makes a collapsed huge page young itself and swaps in for it: no access, no refault.
+        let collapsed = self.leaf == Leaf::Base && leaf != Leaf::Base;
+        if !collapsed {
+            let elapsed = moment.tick.saturating_sub(self.base_tick);
+            each_value(&newly.and(&was_old).or(&back), &self.age, |age, pages| tempo.touched(u32::from(age) + elapsed, pages));
+            tempo.refaulted(back.count());
+            let known = newly.and(&before);
+            rhythm.retouched(known.and(&was_old).and_not(&back).count());
+            // Growth is no news about what is hot; a question that is answered is no heating.
+            let heated = if self.open { known.and_not(&self.asked) } else { known };
+            rhythm.heated(heated.count());
+            if !self.open && heated.count() >= HEATED && heated.count() * 4 > accessed.count() {
+                self.k = 0;
+                self.due = self.due.min(moment.round + 1);
+            }
+        }
+        // A new page of a block that was never armed may be older than our first look at its neighbours' zeros.
+        let unasked = if collapsed {
+            newly
+        } else if self.armed_round == 0 {
+            newly.and_not(&before)
+        } else {
+            Bits::NONE
+        };
+        self.unproven = self.unproven.and(&accessed).or(&unasked);
+        let reading = moment.round.saturating_sub(self.base_round).clamp(1, 255) as u8;
+        if !newly.is_empty() {
+            for (age, newly) in self.age.iter_mut().zip(&bytes(&newly)) {
+                *age = (*age & !newly) | (reading & newly);
+            }
+        }
+        for page in before.and_not(&after).iter() {
+            (self.age[page], self.hits[page], self.exposure[page]) = (0, 0, 0);
+        }
+        // Idle from now on: a bit fell without us, or the page is new (or back) and reads 0 already.
+        let fallen = after.and_not(&accessed).and_not(&was_old.and_not(&back));
+        if !fallen.is_empty() {
+            self.unproven = self.unproven.or(&self.young.and(&accessed));
+            self.rebase(&after.and_not(&accessed).and_not(&fallen), &fallen, moment);
+        }
+        self.asked = self.asked.and(&after);
+        self.stuck = self.stuck.and(&accessed);
+        (self.leaf, self.young, self.present, self.swapped) = (leaf, accessed, present, swapped);
+    }
+
+    /// Moves the base to `moment`: `old` pages keep their idle age, `fresh` ones are idle from now.
+    fn rebase(&mut self, old: &Bits, fresh: &Bits, moment: Moment) {
+        let elapsed = moment.tick.saturating_sub(self.base_tick).min(255) as u8;
+        let (old, fresh) = (bytes(old), bytes(fresh));
+        for ((age, old), fresh) in self.age.iter_mut().zip(&old).zip(&fresh) {
+            *age = age.saturating_add(elapsed & old) & !fresh;
+        }
+        self.base_tick = self.base_tick.max(moment.tick);
+        self.base_round = moment.round;
+    }
+
+    /// The accessed bits of `pages` were cleared by us, those of `stuck` could not be. Change of the young pages.
+    pub fn arm(&mut self, pages: &Bits, stuck: &Bits, moment: Moment, counting: bool) -> Gain {
+        let had = self.young.count();
+        let old = self.present.or(&self.swapped).and_not(&self.young);
+        if !counting {
+            self.settle(&self.young.and_not(&self.unproven), &old, moment.round);
+        }
+        let asked = self.young.and(pages);
+        let left = self.young.and_not(pages);
+        self.rebase(&old, &asked, moment);
+        (self.asked, self.young, self.unproven, self.stuck) = (asked, left, left, left.and(stuck));
+        self.armed_round = moment.round.max(1);
+        (self.expected, self.variance) = if counting { (0, 0) } else { self.expect() };
+        self.open = !counting;
+        Gain { young: i64::from(self.young.count()) - i64::from(had), ..Gain::default() }
+    }
+
+    /// Sum over the asked pages of the chance that each is accessed in one round, and of its variance, in thousandths.
+    fn expect(&self) -> (u32, u32) {
+        let chance = |page: usize| {
+            let (hits, exposure) = (u32::from(self.hits[page]), u32::from(self.exposure[page]));
+            ((10 * hits + 1) * 1000 / (10 * exposure + 4)).clamp(20, 980)
+        };
+        let pages = if self.leaf == Leaf::Base { BLOCK_PAGES } else { 1 };
+        let known = self.asked.iter().take(pages).filter(|&page| self.exposure[page] > 0);
+        known.map(chance).fold((0, 0), |(sum, variance), p| (sum + p, variance + p * (1000 - p) / 1000))
+    }
+
+    /// Closes the cycle of every page: a hit and the rounds it took, or the rounds that went by without one.
+    fn settle(&mut self, hit: &Bits, missed: &Bits, round: u32) {
+        let whole = round.saturating_sub(self.base_round).min(CYCLE) as u8 * QUARTERS;
+        let (hit, missed) = (bytes(hit), bytes(missed));
+        // No branches: the compiler does sixteen pages at a time.
+        for page in 0..BLOCK_PAGES {
+            let took = self.age[page].clamp(1, CYCLE as u8) * QUARTERS;
+            let exposed = (took & hit[page]) | (whole & missed[page]);
+            let (hits, exposure) = (self.hits[page], self.exposure[page]);
+            let over = exposure.saturating_add(exposed) > EXPOSED;
+            let (hits, exposure) = (if over { hits >> 1 } else { hits }, if over { exposure >> 1 } else { exposure });
+            self.exposure[page] = exposure.saturating_add(exposed);
+            self.hits[page] = hits.saturating_add(QUARTERS & hit[page]);
+        }
+    }
+
+    /// etmem's weights: a read counts 1, a write 3.
+    fn count(&mut self, accessed: &Bits, dirty: &Bits, counting: Counting) {
+        match counting {
+            Counting::No => return,
+            Counting::First => self.hits = [0; BLOCK_PAGES],
+            Counting::More => {}
+        }
+        if !accessed.is_empty() {
+            let (read, wrote) = (bytes(accessed), bytes(&accessed.and(dirty)));
+            for ((hits, read), wrote) in self.hits.iter_mut().zip(&read).zip(&wrote) {
+                *hits = hits.saturating_add((1 & read) | (2 & wrote));
+            }
+        }
+    }
+
+    /// The bytes change their meaning with the mode.
+    pub fn forget_estimates(&mut self) {
+        (self.hits, self.exposure) = ([0; BLOCK_PAGES], [0; BLOCK_PAGES]);
+    }
+
+    /// Ages and base in ticks of another length.
+    pub fn retick(&mut self, from: u64, to: u64) {
+        let old = bytes(&self.present.or(&self.swapped).and_not(&self.young));
+        for (age, old) in self.age.iter_mut().zip(&old) {
+            if *old != 0 {
+                *age = super::retick(u64::from(*age), from, to).min(255) as u8;
+            }
+        }
+        self.base_tick = super::retick(u64::from(self.base_tick), from, to).min(u64::from(u32::MAX)) as u32;
+    }
+
+    /// Idle age of an old page in ticks.
+    pub fn idle(&self, page: usize, tick: u32) -> u32 {
+        u32::from(self.age[page]) + tick.saturating_sub(self.base_tick)
+    }
+
+    /// Present pages that read 0.
+    pub fn old(&self) -> Bits {
+        self.present.and_not(&self.young)
+    }
+
+    /// Idle ages of old pages, one byte each, 255 for all beyond.
+    pub fn idle_bytes(&self, tick: u32) -> [u8; BLOCK_PAGES] {
+        let elapsed = tick.saturating_sub(self.base_tick).min(255) as u8;
+        self.age.map(|age| age.saturating_add(elapsed))
+    }
+
+    /// Present old pages that are idle for at least `ticks`.
+    pub fn idle_for(&self, ticks: u32, tick: u32) -> Bits {
+        let old = self.old();
+        match ticks.saturating_sub(tick.saturating_sub(self.base_tick)) {
+            0 => old,
+            need @ 1..=255 if !old.is_empty() => bits_where(&self.age, |age| age >= need as u8).and(&old),
+            1.. => Bits::NONE,
+        }
+    }
+
+    /// Chance of an access per round, the running cycle included; none before the first exposure.
+    pub fn rate(&self, page: usize, round: u32) -> Option<Permil> {
+        let (hits, exposed) = (u64::from(self.hits[page]), u64::from(self.exposure[page]));
+        let running = |rounds: u32| u64::from(rounds) * u64::from(QUARTERS);
+        let (hits, exposed) = if self.unproven.get(page) {
+            (hits, exposed)
+        } else if self.young.get(page) {
+            (hits + u64::from(QUARTERS), exposed + running(u32::from(self.age[page])))
+        } else if self.present.get(page) || self.swapped.get(page) {
+            (hits, exposed + running(round.saturating_sub(self.base_round)))
+        } else {
+            return None;
+        };
+        // A tenth of a quarter of a hit in four tenths of a quarter round before anything was seen: the study's prior.
+        (exposed > 0).then(|| Permil(((10 * hits + 1) * 1000 / (10 * exposed + 4)).min(1000)))
+    }
+}
+
+/// Bitmaps as the fold relies on them: only present pages are accessed, none is present and swapped, and a huge leaf,
+/// which has one bit, reads the same throughout.
+fn sane(sample: &BlockSample) -> (Bits, Bits, Bits) {
+    let BlockSample { block: _, leaf, accessed, present, dirty: _, swapped, node: _, mixed: _ } = sample;
+    match leaf {
+        Leaf::Pmd | Leaf::Pud if !present.is_empty() => {
+            (if accessed.is_empty() { Bits::NONE } else { Bits::ALL }, Bits::ALL, Bits::NONE)
+        }
+        Leaf::Base | Leaf::Pmd | Leaf::Pud => (accessed.and(present), *present, swapped.and_not(present)),
+    }
+}
+
+/// 0xff for every set bit, 0 for the others: lets the compiler do sixteen pages at a time.
+pub(super) fn bytes(bits: &Bits) -> [u8; BLOCK_PAGES] {
+    let mut out = [0; BLOCK_PAGES];
+    for (eight, byte) in out.chunks_exact_mut(8).zip(bits.0.iter().flat_map(|w| w.to_le_bytes())) {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        // One bit of the byte in each lane, then lane != 0 as its lowest bit, then spread over the lane.
+        let lanes = (u64::from(byte) * ONES) & 0x8040_2010_0804_0201;
+        let set = (((lanes & LOW) + LOW) | lanes) >> 7 & ONES;
+        eight.copy_from_slice(&(set * 0xff).to_le_bytes());
+    }
+    out
+}
+
+/// The way back: a bit for every byte that `holds`.
+pub(super) fn bits_where(bytes: &[u8; BLOCK_PAGES], holds: impl Fn(u8) -> bool) -> Bits {
+    // Moves the lowest bit of lane i to bit 56 + i; no two of the 64 products meet.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let set = bytes.map(|byte| u8::from(holds(byte)));
+    let eights = set.as_chunks::<8>().0;
+    let byte = |place: usize| u64::from_le_bytes(eights[place]).wrapping_mul(GATHER) >> 56;
+    Bits(std::array::from_fn(|word| (0..8).fold(0, |acc, i| acc | byte(word * 8 + i) << (8 * i))))
+}
+
+/// Calls `f` with the value of each set page and how many in a row have it.
+pub(super) fn each_value(pages: &Bits, values: &[u8; BLOCK_PAGES], mut f: impl FnMut(u8, u32)) {
+    let mut run = (0, 0);
+    let mut add = |value: u8, pages: u32| {
+        if value != run.0 {
+            f(run.0, run.1);
+            run = (value, 0);
+        }
+        run.1 += pages;
+    };
+    for (word, values) in pages.0.iter().zip(values.as_chunks::<64>().0) {
+        if *word == u64::MAX && *values == [values[0]; 64] {
+            add(values[0], 64);
+            continue;
+        }
+        let mut rest = *word;
+        while rest != 0 {
+            add(values[rest.trailing_zeros() as usize], 1);
+            rest &= rest - 1;
+        }
+    }
+    f(run.0, run.1);
+}
+
+/// Serde knows no arrays beyond 32.
+mod page_bytes {
+    use super::BLOCK_PAGES;
+    use serde::{Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8; BLOCK_PAGES], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; BLOCK_PAGES], D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = [u8; BLOCK_PAGES];
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("one byte per page of a block")
+            }
+            fn visit_bytes<E: Error>(self, v: &[u8]) -> Result<Self::Value, E> {
+                v.try_into().map_err(|_| E::invalid_length(v.len(), &self))
+            }
+        }
+        d.deserialize_bytes(Visitor)
+    }
+}

@@ -1,0 +1,297 @@
+//! A second opinion on each step, written from the rules and not from the arbiter: it shares no code with it. What it
+//! vetoes becomes a hold, and is a defect of the first opinion to be reported.
+
+use super::{Flight, Selection, anything_selected};
+use crate::policy::View;
+use crate::vocab::{
+    Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, Guard, Leaf, PAGE_BYTES, Pages, PressureKind, ProcKey, Rule, Span, Step,
+    StepId, Vma, VmaFlags, VmaKind,
+};
+use std::collections::BTreeMap;
+
+/// No step waits longer than the longest scan period.
+const LONGEST: Span = Span::from_secs(3600);
+
+/// What is wrong with `step`, given the steps already let through this turn.
+pub fn audit(
+    view: &View<'_>,
+    paused: bool,
+    in_flight: &BTreeMap<StepId, Flight>,
+    passed: &[Step],
+    step: &Step,
+) -> Result<(), String> {
+    let proc = step.action.proc();
+    ensure(passed.iter().all(|p| p.action.proc() != proc), "a second step for the process in one turn")?;
+    ensure(step.guards.contains(&Guard::Alive(proc)), "the guard against a reused pid is missing")?;
+    let wait = step.expires.since(view.now);
+    ensure(wait > Span::ZERO && wait <= LONGEST, "it expires at once or never")?;
+    match &step.action {
+        Action::Scan { .. } => scan(view, in_flight, proc),
+        Action::Arm { ranges, .. } => {
+            ensure(!paused, "memtier is paused")?;
+            touches(view, step, ranges)?;
+            arm(view, passed, step)
+        }
+        Action::PageOut { ranges, .. } => {
+            ensure(!paused, "memtier is paused")?;
+            touches(view, step, ranges)?;
+            takes(view, passed, step, ranges)?;
+            page_out(view, passed, step)
+        }
+        Action::Deactivate { ranges, .. } => {
+            ensure(!paused, "memtier is paused")?;
+            touches(view, step, ranges)?;
+            takes(view, passed, step, ranges)
+        }
+    }
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise.to_owned()) }
+}
+
+fn scan(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, proc: ProcKey) -> Result<(), String> {
+    let walking = in_flight.values().any(|f| f.step.action == Action::Scan { proc });
+    ensure(!walking, "a walk of the process is under way")?;
+    if view.looks.contains(&proc) {
+        return Ok(());
+    }
+    let sample = view.models.procs.sample(proc).ok_or("nothing is known about the process")?;
+    match view.targets.look(sample, view.config, view.facts) {
+        Selection::Selected { .. } => Ok(()),
+        Selection::NotSelected => ensure(!anything_selected(view.config) && !view.config.daemon.act, "it is not selected"),
+        Selection::Excluded(_) => Err("it is excluded".to_owned()),
+        Selection::Protected(why) => Err(format!("it is protected: {why}")),
+    }
+}
+
+/// What holds for every step that touches memory.
+fn touches(view: &View<'_>, step: &Step, ranges: &[AddrRange]) -> Result<(), String> {
+    let proc = step.action.proc();
+    let info = view.models.procs.get(proc).ok_or("the process is not known")?;
+    let sample = info.sample.as_deref().ok_or("nothing is known about the process")?;
+    match view.targets.look(sample, view.config, view.facts) {
+        Selection::Selected { .. } => {}
+        other @ (Selection::Excluded(_) | Selection::NotSelected | Selection::Protected(_)) => return Err(other.to_string()),
+    }
+    ensure(!ranges.is_empty(), "it names no memory")?;
+    let heat = view.models.heat.get(proc).ok_or("the process was never walked")?;
+    let mut end = 0;
+    for range in ranges {
+        ensure(range.start >= end && range.start < range.end, "its ranges are empty, overlap or are out of order")?;
+        end = range.end;
+        ensure(range.start.is_multiple_of(PAGE_BYTES) && range.end.is_multiple_of(PAGE_BYTES), "a range is not page aligned")?;
+        ensure(touchable(&info.vmas, range), "a range leaves private anonymous memory, or is locked")?;
+        for edge in [range.start, range.end] {
+            if !edge.is_multiple_of(BLOCK_BYTES) {
+                let leaf = heat.leaf(BlockId(edge / BLOCK_BYTES));
+                ensure(!matches!(leaf, Some(Leaf::Pmd | Leaf::Pud)), "it would split a huge page")?;
+            }
+        }
+    }
+    let psi = view.models.pressure.some_avg10(PressureKind::Memory).unwrap_or(0);
+    ensure(u64::from(psi) <= view.config.brake.memory_some_centipercent, "memory pressure is over its bound")?;
+    let calm =
+        |g: &Guard| matches!(g, Guard::Calm { most_avg10 } if u64::from(*most_avg10) <= view.config.brake.memory_some_centipercent);
+    ensure(step.guards.iter().any(calm), "the guard against pressure is missing")
+}
+
+/// Every byte lies in mappings that a hand may touch. `vmas` ascend.
+fn touchable(vmas: &[Vma], range: &AddrRange) -> bool {
+    let mut at = range.start;
+    let first = vmas.partition_point(|vma| vma.end <= range.start);
+    for vma in vmas[first..].iter().take_while(|vma| vma.start < range.end) {
+        let barred = vma.flags.has(VmaFlags::LOCKED) || vma.flags.has(VmaFlags::IO) || vma.flags.has(VmaFlags::UFFD);
+        if vma.kind == VmaKind::Anon && !barred && vma.start <= at && at < vma.end {
+            at = vma.end;
+        }
+    }
+    at >= range.end
+}
+
+fn arm(view: &View<'_>, passed: &[Step], step: &Step) -> Result<(), String> {
+    ensure(view.config.daemon.arm || view.config.daemon.act, "arming is not allowed")?;
+    let asked = bytes(&step.action);
+    ensure(step.charge.armed == asked, "it is charged for another amount")?;
+    let window = 10 * (view.config.arm.quota_mib_per_s << 20);
+    let spent = view.ledger.used().armed.0 + passed.iter().map(|p| p.charge.armed.0).sum::<u64>();
+    ensure(spent + asked.0 <= window, "arm.quota_mib_per_s is exceeded")?;
+    calls(view, passed, step)?;
+    ensure(view.models.under_reclaim(step.action.proc(), view.now).is_none(), "its memory is under reclaim")
+}
+
+/// What holds for every step that takes memory or marks it to be taken.
+fn takes(view: &View<'_>, passed: &[Step], step: &Step, ranges: &[AddrRange]) -> Result<(), String> {
+    let (config, proc, asked) = (view.config, step.action.proc(), bytes(&step.action));
+    ensure(step.charge.moved == asked, "it is charged for another amount")?;
+    let spent = view.ledger.used().moved.0 + passed.iter().map(|p| p.charge.moved.0).sum::<u64>();
+    ensure(spent + asked.0 <= 10 * (config.budget.moved_mib_per_s << 20), "budget.moved_mib_per_s is exceeded")?;
+    calls(view, passed, step)?;
+    if let Selection::Selected { rule, floor, moved_per_s, .. } = view.targets.selection(proc) {
+        let rss = view.models.procs.sample(proc).map_or(0, |s| s.rss.0);
+        ensure(rss.saturating_sub(asked.0) >= floor.0.min(rss), "the process would fall under its floor")?;
+        if let (Some(rule), Some(per_s)) = (rule, moved_per_s) {
+            let same = |p: &&Step| matches!(view.targets.selection(p.action.proc()), Selection::Selected { rule: r, .. } if r == Some(rule));
+            let spent = view.ledger.moved_by_rule(rule).0 + passed.iter().filter(same).map(|p| p.charge.moved.0).sum::<u64>();
+            ensure(spent + asked.0 <= 10 * per_s.0, "target.moved_mib_per_s is exceeded")?;
+        }
+    }
+    if step.reason.rule == Rule::AutocoldIdle {
+        let heat = view.models.heat.get(proc).ok_or("the process was never walked")?;
+        let seen = heat.scan_at().ok_or("the process was never walked")?;
+        let idle = heat.cold(seen, Span::from_secs(config.autocold.min_idle_s), Pages::MAX, ranges).pages;
+        ensure(idle.bytes() == asked, "some of it is not idle for autocold.min_idle_s")?;
+    }
+    Ok(())
+}
+
+fn page_out(view: &View<'_>, passed: &[Step], step: &Step) -> Result<(), String> {
+    let (budget, swap) = (&view.config.budget, &view.models.swap);
+    let guard = |g: &Guard| matches!(g, Guard::SwapFree { least } if least.0 >= budget.swap_free_permil);
+    ensure(step.guards.iter().any(guard), "the guard of the swap reserve is missing")?;
+    let now: u64 =
+        passed.iter().chain([step]).filter(|p| matches!(p.action, Action::PageOut { .. })).map(|p| p.charge.moved.0).sum();
+    let left = u128::from(swap.free().0.saturating_sub(now));
+    ensure(left * 1000 >= u128::from(swap.total().0) * u128::from(budget.swap_free_permil), "the swap reserve would be used")?;
+    let worn = view.ledger.used().swap_written.0 + passed.iter().chain([step]).map(|p| p.charge.swap_written.0).sum::<u64>();
+    let fits = step.charge.swap_written == Bytes::ZERO || worn <= budget.swap_writes_gib_per_day << 30;
+    ensure(fits, "budget.swap_writes_gib_per_day is exceeded")
+}
+
+fn calls(view: &View<'_>, passed: &[Step], step: &Step) -> Result<(), String> {
+    let spent = view.ledger.used().syscalls + passed.iter().chain([step]).map(|p| p.charge.syscalls).sum::<u64>();
+    ensure(spent <= 10 * view.config.budget.syscalls_per_s, "budget.syscalls_per_s is exceeded")
+}
+
+fn bytes(action: &Action) -> Bytes {
+    Bytes(action.ranges().iter().map(|range| range.end - range.start).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{ANNA, BERT, Host, config, part, secs};
+    use super::*;
+    use crate::config::Config;
+    use crate::vocab::{Charge, Permil, PolicyId, Reason, Time};
+
+    fn sound(action: Action) -> Step {
+        let proc = action.proc();
+        let moved = bytes(&action);
+        let charge = match action {
+            Action::Scan { .. } => Charge::default(),
+            Action::Arm { .. } => Charge { armed: moved, syscalls: 1, ..Charge::default() },
+            Action::PageOut { .. } | Action::Deactivate { .. } => Charge { moved, syscalls: 1, ..Charge::default() },
+        };
+        Step {
+            id: StepId { decision: 1, index: 0 },
+            action,
+            guards: vec![Guard::Alive(proc), Guard::Calm { most_avg10: 500 }, Guard::SwapFree { least: Permil(200) }],
+            expires: secs(1030),
+            charge,
+            by: PolicyId::Slide,
+            reason: Reason::new(Rule::SlideCold),
+        }
+    }
+
+    fn out(ranges: Vec<AddrRange>) -> Step {
+        sound(Action::PageOut { proc: ANNA, ranges })
+    }
+
+    fn everybody() -> Config {
+        config("[[target]]\ncomm = '*'\nfloor_mib = 4")
+    }
+
+    /// The veto, or "ok".
+    fn check(config: &Config, change: impl FnOnce(&mut Host), step: &Step, expect: &str) {
+        let mut host = Host::new(config);
+        change(&mut host);
+        let said = audit(&host.governor.view(host.now), host.governor.paused(), &BTreeMap::new(), &[], step);
+        assert_eq!(said.err().as_deref().unwrap_or("ok"), expect);
+    }
+
+    fn planted(break_it: impl FnOnce(&mut Step), expect: &str) {
+        let mut step = out(vec![part(1, 0, 100)]);
+        break_it(&mut step);
+        check(&everybody(), |_| {}, &step, expect);
+    }
+
+    #[test]
+    fn sound_steps_pass() {
+        planted(|_| {}, "ok");
+        check(&everybody(), |_| {}, &out(vec![part(1, 0, 100), part(5, 0, 512)]), "ok");
+        check(&everybody(), |_| {}, &sound(Action::Scan { proc: ANNA }), "ok");
+        check(&everybody(), |_| {}, &sound(Action::Arm { proc: ANNA, ranges: vec![part(1, 0, 512)] }), "ok");
+        check(&everybody(), |_| {}, &sound(Action::Deactivate { proc: ANNA, ranges: vec![part(1, 0, 512)] }), "ok");
+    }
+
+    #[test]
+    fn planted_mistakes_are_found() {
+        planted(|s| s.guards.retain(|g| !matches!(g, Guard::Alive(_))), "the guard against a reused pid is missing");
+        planted(|s| s.guards.retain(|g| !matches!(g, Guard::SwapFree { .. })), "the guard of the swap reserve is missing");
+        planted(|s| s.guards.retain(|g| !matches!(g, Guard::Calm { .. })), "the guard against pressure is missing");
+        planted(|s| s.guards[1] = Guard::Calm { most_avg10: 501 }, "the guard against pressure is missing");
+        planted(|s| s.expires = secs(1000), "it expires at once or never");
+        planted(|s| s.expires = Time::MAX, "it expires at once or never");
+        planted(|s| s.charge.moved = Bytes(1), "it is charged for another amount");
+        planted(|s| s.charge.syscalls = 20_001, "budget.syscalls_per_s is exceeded");
+        planted(|s| s.charge.swap_written = Bytes(51 << 30), "budget.swap_writes_gib_per_day is exceeded");
+        planted(|s| s.reason.rule = Rule::AutocoldIdle, "some of it is not idle for autocold.min_idle_s");
+    }
+
+    #[test]
+    fn memory_that_no_hand_may_touch_is_found() {
+        let ranges = |ranges, expect| check(&everybody(), |_| {}, &out(ranges), expect);
+        ranges(vec![], "it names no memory");
+        ranges(vec![part(1, 9, 9)], "its ranges are empty, overlap or are out of order");
+        ranges(vec![part(2, 0, 1), part(1, 0, 1)], "its ranges are empty, overlap or are out of order");
+        ranges(vec![part(1, 0, 9), part(1, 8, 10)], "its ranges are empty, overlap or are out of order");
+        ranges(vec![AddrRange { start: 0x20_0001, end: 0x20_1000 }], "a range is not page aligned");
+        ranges(vec![part(5, 0, 1024)], "a range leaves private anonymous memory, or is locked");
+        ranges(vec![part(0, 0, 600)], "a range leaves private anonymous memory, or is locked");
+        ranges(vec![part(5, 0, 511)], "it would split a huge page");
+        ranges(vec![part(4, 500, 600)], "it would split a huge page");
+        ranges(vec![part(1, 0, 4 * 512 + 1)], "it would split a huge page");
+        // 12 MiB resident, 4 MiB floor.
+        ranges(vec![part(1, 0, 4 * 512)], "ok");
+        ranges(vec![part(1, 0, 5 * 512)], "the process would fall under its floor");
+    }
+
+    #[test]
+    fn processes_that_were_not_meant_are_found() {
+        let step = out(vec![part(1, 0, 1)]);
+        let of = |text: &str| config(text);
+        check(&of("[[target]]\ncomm = 'bert'"), |_| {}, &step, "no target rule selects it");
+        check(&of("[[target]]\ncomm = 'anna'\nexclude = true"), |_| {}, &step, "excluded by target rule 1");
+        let mut host = Host::new(&everybody());
+        let again = audit(&host.governor.view(host.now), false, &BTreeMap::new(), std::slice::from_ref(&step), &step);
+        assert_eq!(again, Err("a second step for the process in one turn".to_owned()));
+        let gone = sound(Action::Scan { proc: crate::vocab::ProcKey { pid: 12, start: 1 } });
+        check(&everybody(), |_| {}, &gone, "nothing is known about the process");
+        host.tell(crate::vocab::Event::Kernel(crate::vocab::KernelEvent::Exit { proc: BERT }));
+        let dead = sound(Action::PageOut { proc: BERT, ranges: vec![part(1, 0, 1)] });
+        let said = audit(&host.governor.view(host.now), false, &BTreeMap::new(), &[], &dead);
+        assert_eq!(said, Err("the process is not known".to_owned()));
+    }
+
+    #[test]
+    fn limits_of_the_host_are_found() {
+        let step = out(vec![part(1, 0, 512)]);
+        check(&everybody(), |h| h.sample(Bytes::from_mib(21), 0), &step, "the swap reserve would be used");
+        check(&everybody(), |h| h.sample(Bytes::from_mib(100), 501), &step, "memory pressure is over its bound");
+        check(
+            &config("[budget]\nmoved_mib_per_s = 0\n[[target]]\ncomm = '*'"),
+            |_| {},
+            &step,
+            "budget.moved_mib_per_s is exceeded",
+        );
+        let shared = config("[[target]]\ncomm = '*'\nmoved_mib_per_s = 0");
+        check(&shared, |_| {}, &step, "target.moved_mib_per_s is exceeded");
+        let arm = sound(Action::Arm { proc: ANNA, ranges: vec![part(1, 0, 512)] });
+        check(&config("[arm]\nquota_mib_per_s = 0\n[[target]]\ncomm = '*'"), |_| {}, &arm, "arm.quota_mib_per_s is exceeded");
+        let mut advice = everybody();
+        advice.daemon.act = false;
+        check(&advice, |_| {}, &arm, "arming is not allowed");
+        let paused = |h: &mut Host| h.tell(crate::vocab::Event::Request(crate::vocab::Request::Pause { by: "t".into() }));
+        check(&everybody(), paused, &step, "memtier is paused");
+    }
+}

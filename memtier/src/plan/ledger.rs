@@ -1,0 +1,406 @@
+//! What was used up, and what each process was put through: the one account that every policy draws on.
+//!
+//! Rates hold over every span of `WINDOW`, wherever it begins: the sum of the charges in it never exceeds rate x window.
+//! A charge counts in full from the decision until its outcome comes; then what really happened stands in its place.
+//! Writes to flash or disk are limited per day of the kernel's clock.
+//!
+//! Deliberately absent: limits (they are configuration) and undo of settings (the daemon's footprint).
+
+use crate::config::Config;
+use crate::vocab::{Action, Bytes, Charge, End, Guard, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Rates are averages over this: as long as the longest usual time between two turns, so that a policy that works
+/// every five or ten seconds can use the seconds between.
+pub const WINDOW: Span = Span::from_secs(10);
+/// Bound of the ledger's memory. Full, nothing more can be charged until entries grow older than the window.
+pub const MAX_ENTRIES: usize = 16_384;
+const DAY: Span = Span::from_secs(86_400);
+/// First pause after a page-out that moved less than half of what it asked for; doubles each time, 64 times at most.
+pub const BACKOFF: Span = Span::from_secs(30);
+const MAX_DOUBLINGS: u32 = 6;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    step: StepId,
+    at: Time,
+    /// The target rule whose own budget this draws on.
+    rule: Option<usize>,
+    charge: Charge,
+}
+
+/// What came of the last step that takes memory from a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    pub by: PolicyId,
+    /// When the hand was done; nothing that was seen before knows of it.
+    pub at: Time,
+    pub asked: Pages,
+    /// Gone from memory. Zero for advice and for deactivation, which leave everything where it is.
+    pub moved: Pages,
+    /// The memory looks as before: the same pages would be chosen again at once.
+    pub unchanged: bool,
+    /// Complete walks of the process until then.
+    pub walks: u32,
+}
+
+/// What memtier did to one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// End of the first complete walk.
+    pub first_walk: Option<Time>,
+    /// Decision of the last walk and of the last arming.
+    pub scanned: Option<Time>,
+    pub armed: Option<Time>,
+    /// CPU time of the last complete walk, without the fold.
+    #[serde(default)]
+    pub walk: Span,
+    pub taken: Option<Taken>,
+    /// Page-outs in a row that moved less than half of what they asked for.
+    pub fruitless: u32,
+    /// Last time the measured refaults were over the SLO.
+    pub refaulted: Option<Time>,
+    /// All that ever went to swap by us.
+    pub total: Pages,
+}
+
+impl Account {
+    /// While this lies ahead, paging out more is known to be futile.
+    #[must_use]
+    pub fn futile_until(&self) -> Option<Time> {
+        let doublings = self.fruitless.checked_sub(1)?.min(MAX_DOUBLINGS);
+        Some(self.taken?.at.after(Span(BACKOFF.0 << doublings)))
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    entries: VecDeque<Entry>,
+    /// Sum over the entries; `swap_written` is the day's instead.
+    used: Charge,
+    day: u64,
+    /// When swap was last sampled, and what went there since.
+    sampled: Time,
+    unsampled: Bytes,
+    accounts: BTreeMap<ProcKey, Account>,
+}
+
+/// Budgets of one window; of one day for writes to swap on flash or disk.
+#[must_use]
+pub fn limits(config: &Config) -> Charge {
+    let seconds = WINDOW.as_secs();
+    Charge {
+        moved: Bytes::from_mib(config.budget.moved_mib_per_s.saturating_mul(seconds)),
+        swap_written: Bytes::from_mib(config.budget.swap_writes_gib_per_day.saturating_mul(1024)),
+        armed: Bytes::from_mib(config.arm.quota_mib_per_s.saturating_mul(seconds)),
+        syscalls: config.budget.syscalls_per_s.saturating_mul(seconds),
+    }
+}
+
+impl Ledger {
+    /// Charges of the window that ends at the last turn; `swap_written` of the day.
+    #[must_use]
+    pub const fn used(&self) -> Charge {
+        self.used
+    }
+
+    #[must_use]
+    pub fn left(&self, config: &Config) -> Charge {
+        if self.entries.len() >= MAX_ENTRIES {
+            return Charge::default();
+        }
+        let limits = limits(config);
+        Charge {
+            moved: limits.moved.saturating_sub(self.used.moved),
+            swap_written: limits.swap_written.saturating_sub(self.used.swap_written),
+            armed: limits.armed.saturating_sub(self.used.armed),
+            syscalls: limits.syscalls.saturating_sub(self.used.syscalls),
+        }
+    }
+
+    /// Moved in the window under one target rule.
+    #[must_use]
+    pub fn moved_by_rule(&self, rule: usize) -> Bytes {
+        self.entries.iter().filter(|e| e.rule == Some(rule)).map(|e| e.charge.moved).sum()
+    }
+
+    /// Paged out since swap was last sampled, however long ago: that sample does not know of it.
+    #[must_use]
+    pub const fn unsampled(&self) -> Bytes {
+        self.unsampled
+    }
+
+    #[must_use]
+    pub fn account(&self, proc: ProcKey) -> Account {
+        self.accounts.get(&proc).copied().unwrap_or_default()
+    }
+
+    pub fn accounts(&self) -> impl Iterator<Item = (ProcKey, &Account)> {
+        self.accounts.iter().map(|(&proc, account)| (proc, account))
+    }
+
+    pub(super) fn account_mut(&mut self, proc: ProcKey) -> &mut Account {
+        self.accounts.entry(proc).or_default()
+    }
+
+    /// The host's swap was sampled.
+    pub(super) const fn sampled(&mut self, at: Time) {
+        (self.sampled, self.unsampled) = (at, Bytes::ZERO);
+    }
+
+    /// A walk of the process is complete.
+    pub(super) fn walked(&mut self, at: Time, proc: ProcKey) {
+        self.account_mut(proc).first_walk.get_or_insert(at);
+    }
+
+    /// An earlier run of the daemon has written this much today.
+    pub(super) fn seed(&mut self, at: Time, written: Bytes) {
+        self.roll(at);
+        self.used.swap_written = self.used.swap_written.max(written);
+    }
+
+    /// Forgets what is older than the window, and yesterday.
+    pub(super) fn roll(&mut self, now: Time) {
+        while let Some(old) = self.entries.pop_front_if(|e| now.since(e.at) >= WINDOW) {
+            self.used.moved = self.used.moved.saturating_sub(old.charge.moved);
+            self.used.armed = self.used.armed.saturating_sub(old.charge.armed);
+            self.used.syscalls = self.used.syscalls.saturating_sub(old.charge.syscalls);
+        }
+        let day = now.0 / DAY.0;
+        if day > self.day {
+            (self.day, self.used.swap_written) = (day, Bytes::ZERO);
+        }
+    }
+
+    pub(super) fn charge(&mut self, now: Time, step: &Step, rule: Option<usize>) {
+        let account = self.account_mut(step.action.proc());
+        match step.action {
+            Action::Scan { .. } => account.scanned = Some(now),
+            Action::Arm { .. } => account.armed = Some(now),
+            Action::PageOut { .. } | Action::Deactivate { .. } => {}
+        }
+        if step.charge == Charge::default() {
+            return;
+        }
+        let Charge { moved, swap_written, armed, syscalls } = step.charge;
+        self.used.moved = self.used.moved.saturating_add(moved);
+        self.used.swap_written = self.used.swap_written.saturating_add(swap_written);
+        self.used.armed = self.used.armed.saturating_add(armed);
+        self.used.syscalls = self.used.syscalls.saturating_add(syscalls);
+        self.entries.push_back(Entry { step: step.id, at: now, rule, charge: step.charge });
+    }
+
+    /// Puts what happened in the place of what was charged, and notes what came of it.
+    pub(super) fn settle(&mut self, decided: Time, step: &Step, outcome: &Outcome, walks: u32) {
+        let real = really(step, outcome);
+        if decided.0 / DAY.0 == self.day {
+            let refund = step.charge.swap_written.saturating_sub(real.swap_written);
+            self.used.swap_written = self.used.swap_written.saturating_sub(refund);
+        }
+        if let Ok(i) = self.entries.binary_search_by_key(&step.id, |e| e.step) {
+            let charged = std::mem::replace(&mut self.entries[i].charge, real);
+            self.used.moved = self.used.moved.saturating_sub(charged.moved).saturating_add(real.moved);
+            self.used.armed = self.used.armed.saturating_sub(charged.armed).saturating_add(real.armed);
+            self.used.syscalls = self.used.syscalls.saturating_sub(charged.syscalls).saturating_add(real.syscalls);
+        }
+        self.note(step, outcome, walks);
+    }
+
+    fn note(&mut self, step: &Step, outcome: &Outcome, walks: u32) {
+        let account = self.accounts.entry(step.action.proc()).or_default();
+        match step.action {
+            Action::Scan { .. } => match outcome.end {
+                End::Done | End::Partial(_) => account.walk = Span(outcome.done.cpu_ns),
+                // Broken off, it would have taken longer.
+                End::Skipped(_) | End::Expired | End::Failed(_) => account.walk = account.walk.max(Span(outcome.done.cpu_ns)),
+            },
+            Action::Arm { .. } => {}
+            Action::PageOut { .. } => {
+                // An outcome may come late, when a sample has seen its work already.
+                if outcome.ended >= self.sampled {
+                    self.unsampled = self.unsampled.saturating_add(outcome.done.pages.bytes());
+                }
+                let advice = outcome.end == End::Skipped(Guard::DryRun);
+                account.total = account.total.saturating_add(outcome.done.pages);
+                account.taken = Some(Taken {
+                    by: step.by,
+                    at: outcome.ended,
+                    asked: step.action.pages(),
+                    moved: outcome.done.pages,
+                    unchanged: advice,
+                    walks,
+                });
+                account.fruitless = match outcome.end {
+                    End::Done | End::Partial(_) | End::Failed(_) if outcome.done.pages.0 < step.action.pages().0 / 2 => {
+                        account.fruitless.saturating_add(1)
+                    }
+                    End::Done | End::Partial(_) | End::Failed(_) => 0,
+                    End::Skipped(_) | End::Expired => account.fruitless,
+                };
+            }
+            Action::Deactivate { .. } => {
+                let unchanged = match outcome.end {
+                    End::Done | End::Partial(_) | End::Skipped(Guard::DryRun) => true,
+                    End::Skipped(_) | End::Expired | End::Failed(_) => false,
+                };
+                let asked = step.action.pages();
+                account.taken = Some(Taken { by: step.by, at: outcome.ended, asked, moved: Pages::ZERO, unchanged, walks });
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, proc: ProcKey) {
+        self.accounts.remove(&proc);
+    }
+
+    /// Drops what a lost exit event left behind.
+    pub(super) fn retain(&mut self, alive: impl Fn(ProcKey) -> bool) {
+        self.accounts.retain(|&proc, _| alive(proc));
+    }
+}
+
+/// What a step used up by its outcome.
+fn really(step: &Step, outcome: &Outcome) -> Charge {
+    let done = outcome.done.pages.bytes();
+    match step.action {
+        Action::Scan { .. } => Charge::default(),
+        Action::Arm { .. } => Charge { armed: done, syscalls: outcome.done.syscalls, ..Charge::default() },
+        Action::PageOut { .. } => Charge {
+            moved: done,
+            swap_written: done.min(step.charge.swap_written),
+            armed: Bytes::ZERO,
+            syscalls: outcome.done.syscalls,
+        },
+        // Nothing moves; what was put at the end of the LRU counts as handled.
+        Action::Deactivate { .. } => Charge { moved: done, syscalls: outcome.done.syscalls, ..Charge::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocab::{AddrRange, Amount, Fault, Reason, Rule};
+
+    const PROC: ProcKey = ProcKey { pid: 7, start: 1 };
+
+    fn page_out(decision: u64, pages: u64, worn: bool) -> Step {
+        let moved = Pages(pages).bytes();
+        Step {
+            id: StepId { decision, index: 0 },
+            action: Action::PageOut { proc: PROC, ranges: vec![AddrRange { start: 0, end: moved.0 }] },
+            guards: vec![],
+            expires: Time::MAX,
+            charge: Charge { moved, swap_written: if worn { moved } else { Bytes::ZERO }, armed: Bytes::ZERO, syscalls: 2 },
+            by: PolicyId::Autocold,
+            reason: Reason::new(Rule::AutocoldIdle),
+        }
+    }
+
+    fn outcome(step: &Step, at: u64, pages: u64, end: End) -> Outcome {
+        let done = Amount { pages: Pages(pages), asked: step.action.pages(), syscalls: 1, cpu_ns: 0 };
+        Outcome { step: step.id, began: secs(at), ended: secs(at), done, end, missed: Vec::new() }
+    }
+
+    fn secs(s: u64) -> Time {
+        Time(Span::from_secs(s).0)
+    }
+
+    #[test]
+    fn a_charge_counts_for_exactly_one_window() {
+        let mut ledger = Ledger::default();
+        let config = Config::default();
+        let all = limits(&config).moved;
+        assert_eq!(all, Bytes::from_mib(2560));
+        ledger.charge(secs(5), &page_out(1, all.pages().0, false), None);
+        assert_eq!(ledger.left(&config).moved, Bytes::ZERO);
+        ledger.roll(Time(secs(15).0 - 1));
+        assert_eq!(ledger.left(&config).moved, Bytes::ZERO);
+        ledger.roll(secs(15));
+        assert_eq!(ledger.left(&config).moved, all);
+    }
+
+    #[test]
+    fn an_outcome_replaces_the_charge() {
+        let mut ledger = Ledger::default();
+        let step = page_out(1, 1000, true);
+        ledger.charge(secs(1), &step, Some(3));
+        assert_eq!((ledger.used().swap_written, ledger.moved_by_rule(3)), (Pages(1000).bytes(), Pages(1000).bytes()));
+        ledger.settle(secs(1), &step, &outcome(&step, 2, 600, End::Partial("busy".into())), 0);
+        let expect = Charge { moved: Pages(600).bytes(), swap_written: Pages(600).bytes(), armed: Bytes::ZERO, syscalls: 1 };
+        assert_eq!(ledger.used(), expect);
+        assert_eq!(ledger.moved_by_rule(3), Pages(600).bytes());
+        assert_eq!(ledger.moved_by_rule(2), Bytes::ZERO);
+        ledger.roll(secs(11));
+        assert_eq!(ledger.used(), Charge { swap_written: Pages(600).bytes(), ..Charge::default() });
+    }
+
+    #[test]
+    fn what_no_sample_has_seen_is_remembered_for_as_long() {
+        let mut ledger = Ledger::default();
+        ledger.sampled(secs(2));
+        for (decision, ended, unsampled) in [(1, 1, 0), (2, 2, 600), (3, 30, 1200)] {
+            let step = page_out(decision, 600, false);
+            ledger.charge(secs(1), &step, None);
+            ledger.settle(secs(1), &step, &outcome(&step, ended, 600, End::Done), 0);
+            assert_eq!(ledger.unsampled(), Pages(unsampled).bytes(), "ended at {ended} s");
+        }
+        ledger.roll(secs(500));
+        assert_eq!(ledger.unsampled(), Pages(1200).bytes());
+        ledger.sampled(secs(501));
+        assert_eq!(ledger.unsampled(), Bytes::ZERO);
+    }
+
+    #[test]
+    fn the_day_ends_and_is_seeded() {
+        let mut ledger = Ledger::default();
+        ledger.seed(secs(10), Bytes(500));
+        let step = page_out(1, 1, true);
+        ledger.charge(secs(20), &step, None);
+        ledger.seed(secs(30), Bytes(500));
+        assert_eq!(ledger.used().swap_written, Bytes(4596));
+        ledger.roll(secs(86_399));
+        assert_eq!(ledger.used().swap_written, Bytes(4596));
+        ledger.roll(secs(86_400));
+        assert_eq!(ledger.used().swap_written, Bytes::ZERO);
+        // What comes back of yesterday's step gives today nothing.
+        let today = page_out(2, 10, true);
+        ledger.charge(secs(86_401), &today, None);
+        ledger.settle(secs(20), &step, &outcome(&step, 86_402, 0, End::Expired), 0);
+        assert_eq!(ledger.used().swap_written, Pages(10).bytes());
+    }
+
+    #[test]
+    fn fruitless_page_outs_back_off_twice_as_long_each_time() {
+        let mut ledger = Ledger::default();
+        let fault = Fault { call: "c".into(), on: "o".into(), errno: 1, message: "m".into() };
+        let table = [
+            (600, End::Done, None),
+            (400, End::Done, Some(30)),
+            (0, End::Failed(fault), Some(60)),
+            (0, End::Skipped(Guard::Calm { most_avg10: 1 }), Some(60)),
+            (499, End::Partial("busy".into()), Some(120)),
+            (500, End::Partial("busy".into()), None),
+        ];
+        for (i, (moved, end, pause)) in table.into_iter().enumerate() {
+            let step = page_out(i as u64, 1000, false);
+            ledger.charge(secs(1), &step, None);
+            ledger.settle(secs(1), &step, &outcome(&step, 100, moved, end), 0);
+            assert_eq!(ledger.account(PROC).futile_until(), pause.map(|s| secs(100 + s)), "case {i}");
+        }
+        ledger.account_mut(PROC).fruitless = u32::MAX;
+        assert_eq!(ledger.account(PROC).futile_until(), Some(secs(100 + 30 * 64)));
+        assert_eq!(ledger.account(PROC).total, Pages(600 + 400 + 499 + 500));
+    }
+
+    #[test]
+    fn a_full_ledger_lends_nothing() {
+        let mut ledger = Ledger::default();
+        for i in 0..MAX_ENTRIES as u64 {
+            ledger.charge(secs(1), &page_out(i, 1, false), None);
+        }
+        assert_eq!(ledger.left(&Config::default()), Charge::default());
+        ledger.roll(secs(11));
+        assert_ne!(ledger.left(&Config::default()), Charge::default());
+    }
+}

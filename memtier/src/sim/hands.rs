@@ -1,0 +1,182 @@
+//! The simulated host's hands: each step begins a moment after it was planned and ends in exactly one outcome.
+
+use super::rng::{Purpose, Rng};
+use super::world::{Happening, World};
+use crate::config::Config;
+use crate::plan::calls::calls;
+use crate::vocab::{
+    Action, AddrRange, Amount, BLOCK_BYTES, BLOCK_PAGES, Bytes, End, Event, Fault, Guard, MapsSample, NodeId, Outcome, PageChunk,
+    Pages, Permil, ProcKey, Sample, Source, Span, Step, SwapBacking, Time,
+};
+
+/// The daemon that would run on this host.
+pub(super) const OWN: ProcKey = ProcKey { pid: 900, start: 1 };
+/// Blocks in one chunk of a walk: few, so that small processes too are walked in several chunks.
+const CHUNK_BLOCKS: u64 = 8;
+
+const EBUSY: i32 = 16;
+const ESRCH: i32 = 3;
+
+/// A walk under way.
+#[derive(Debug)]
+pub(super) struct Walk {
+    step: Step,
+    began: Time,
+    scan: u64,
+    /// Where the next chunk starts.
+    at: u64,
+    seen: u64,
+    lost: u64,
+    dies: bool,
+}
+
+impl World {
+    pub(super) fn begin(&mut self, step: Step) {
+        let now = self.now;
+        if now > step.expires {
+            return self.outcome(&step, now, Amount::default(), End::Expired);
+        }
+        if let Some(guard) = step.guards.iter().find(|g| !self.holds(g)) {
+            let guard = guard.clone();
+            return self.outcome(&step, now, Amount::default(), End::Skipped(guard));
+        }
+        let proc = step.action.proc();
+        let mut rng = Rng::of(self.seed, Purpose::Step, !step.id.decision ^ u64::from(step.id.index));
+        if !self.lives(proc) {
+            return self.outcome(&step, now, Amount::default(), failed(&step, ESRCH, "No such process"));
+        }
+        if rng.chance(self.faults.busy) {
+            return self.outcome(&step, now, Amount::default(), failed(&step, EBUSY, "Device or resource busy"));
+        }
+        let half = rng.chance(self.faults.partial);
+        match &step.action {
+            Action::Scan { .. } => self.begin_walk(step, rng.chance(self.faults.exit_mid_scan)),
+            Action::Arm { ranges, .. } | Action::Deactivate { ranges, .. } => {
+                let ranges = if half { first_half(ranges) } else { ranges.clone() };
+                let p = self.procs.get_mut(&proc.pid).expect("lives() was true");
+                let pages = Pages(p.arm(&ranges));
+                self.finish(&step, now, pages, half);
+            }
+            Action::PageOut { ranges, .. } => {
+                let ranges = if half { first_half(ranges) } else { ranges.clone() };
+                let pages = self.page_out(proc, &ranges);
+                self.finish(&step, now, pages, half);
+            }
+        }
+    }
+
+    fn finish(&mut self, step: &Step, began: Time, pages: Pages, half: bool) {
+        let asked = step.action.pages();
+        let syscalls = calls(&step.action, &Config::default());
+        let done = Amount { pages, asked, syscalls, cpu_ns: asked.0 * 100 };
+        let end = match (half, pages < asked) {
+            (true, _) => End::Partial("interrupted".into()),
+            (false, true) => End::Partial("some pages stayed".into()),
+            (false, false) => End::Done,
+        };
+        self.outcome(step, began, done, end);
+    }
+
+    fn page_out(&mut self, proc: ProcKey, ranges: &[AddrRange]) -> Pages {
+        let cgroup = self.procs[&proc.pid].cgroup;
+        let (room, bytes) = self.swap_room(cgroup);
+        let p = self.procs.get_mut(&proc.pid).expect("lives() was true");
+        let gone = p.page_out(ranges, room, bytes);
+        let pages = Pages(gone.pages.len() as u64);
+        self.truth.splits += gone.splits;
+        self.counters.swapped_out += pages.0;
+        *self.written.entry(OWN).or_default() += pages.0;
+        let free = self.swap_free();
+        self.truth.took(self.now, &self.procs[&proc.pid], &gone.pages, free);
+        if self.swap.is_some_and(|s| s.backing != SwapBacking::Zram) {
+            self.io_stall.this_tick_us += 2 * pages.0;
+        }
+        pages
+    }
+
+    fn begin_walk(&mut self, step: Step, dies: bool) {
+        let proc = step.action.proc();
+        if self.blind.contains_key(&Source::Walker) {
+            return self.outcome(&step, self.now, Amount::default(), failed(&step, EBUSY, "the walker is blind"));
+        }
+        let vmas = self.procs[&proc.pid].maps();
+        self.tell(Event::Sample(Sample::Maps(MapsSample { proc, vmas })));
+        self.walks += 1;
+        let walk = Walk { began: self.now, scan: self.walks, at: 0, seen: 0, lost: 0, dies, step };
+        self.push(self.now.after(Self::CHUNK_TAKES), Happening::Walk(Box::new(walk)));
+    }
+
+    /// One chunk of a walk.
+    pub(super) fn walk(&mut self, mut walk: Walk) {
+        let proc = walk.step.action.proc();
+        if walk.dies && walk.at > 0 {
+            self.exit(proc);
+        }
+        if !self.lives(proc) || self.blind.contains_key(&Source::Walker) {
+            let done = Amount { pages: Pages(walk.seen), asked: Pages(walk.seen), syscalls: 1, cpu_ns: walk.seen * 3 };
+            let end = failed(&walk.step, ESRCH, "No such process");
+            return self.outcome(&walk.step, walk.began, done, end);
+        }
+        let p = &self.procs[&proc.pid];
+        let ids: Vec<u64> = p.blocks.range(walk.at..).take(CHUNK_BLOCKS as usize).map(|(&b, _)| b).collect();
+        let onward = ids.last().and_then(|&b| p.blocks.range(b + 1..).next()).map(|(&b, _)| b);
+        let end = onward.map_or(AddrRange::EVERYTHING.end, |b| b * BLOCK_BYTES);
+        let blocks: Vec<_> = ids.iter().filter_map(|&b| p.look(b, NodeId((b % u64::from(self.nodes)) as u16))).collect();
+        walk.seen += blocks.len() as u64 * BLOCK_PAGES as u64;
+        let range = AddrRange { start: walk.at * BLOCK_BYTES, end };
+        let chunk = PageChunk { proc, scan: walk.scan, range, blocks, last: onward.is_none() };
+        walk.lost += u64::from(!self.tell(Event::Sample(Sample::Pages(chunk))));
+        if let Some(at) = onward {
+            walk.at = at;
+            return self.push(self.now.after(Self::CHUNK_TAKES), Happening::Walk(Box::new(walk)));
+        }
+        let done = Amount { pages: Pages(walk.seen), asked: Pages(walk.seen), syscalls: 1, cpu_ns: walk.seen * 3 };
+        let end = if walk.lost == 0 { End::Done } else { End::Partial(format!("{} chunks lost", walk.lost)) };
+        self.outcome(&walk.step, walk.began, done, end);
+    }
+
+    fn outcome(&mut self, step: &Step, began: Time, done: Amount, end: End) {
+        self.truth.ended(&end);
+        let mut rng = Rng::of(self.seed, Purpose::Step, step.id.decision << 32 ^ u64::from(step.id.index) << 8 ^ 1);
+        let late = if rng.chance(self.faults.late) { Span::from_millis(1000 + rng.below(60_000)) } else { Span::from_millis(1) };
+        let ended = self.now.after(late);
+        self.push(ended, Happening::Tell(Event::Outcome(Outcome { step: step.id, began, ended, done, end, missed: Vec::new() })));
+    }
+
+    fn lives(&self, proc: ProcKey) -> bool {
+        self.procs.get(&proc.pid).is_some_and(|p| p.key == proc)
+    }
+
+    pub(super) fn swap_free(&self) -> Permil {
+        Permil::of(self.swap_size().saturating_sub(self.swapped()).0, self.swap_size().0)
+    }
+
+    fn holds(&self, guard: &Guard) -> bool {
+        match guard {
+            Guard::Alive(proc) => self.lives(*proc),
+            Guard::SwapFree { least } => self.swap_free() >= *least,
+            Guard::Calm { most_avg10 } => self.memory_stall.avg10() <= *most_avg10,
+            Guard::DryRun => false,
+        }
+    }
+}
+
+fn failed(step: &Step, errno: i32, message: &str) -> End {
+    End::Failed(Fault { call: step.action.verb().into(), on: step.action.proc().to_string(), errno, message: message.into() })
+}
+
+/// About the first half of the pages, cut where a block ends, as the kernel does not stop inside a huge leaf.
+fn first_half(ranges: &[AddrRange]) -> Vec<AddrRange> {
+    let mut left = ranges.iter().map(AddrRange::pages).sum::<Pages>().0 / 2;
+    let mut out = Vec::new();
+    for r in ranges {
+        let take = r.pages().0.min(left);
+        left -= take;
+        if take > 0 {
+            let end = r.start + Bytes(take << crate::vocab::PAGE_SHIFT).0;
+            let end = if end < r.end { end / BLOCK_BYTES * BLOCK_BYTES } else { end };
+            out.extend((r.start < end).then_some(AddrRange { start: r.start, end }));
+        }
+    }
+    out
+}

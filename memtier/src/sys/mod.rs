@@ -1,0 +1,14 @@
+//! The kernel's calls and files that no crate gives us, wrapped thinly: one safe function each, with its errno table.
+//!
+//! Deliberately absent: decisions and retries. A caller gets the kernel's own answer and knows what it means.
+
+pub mod bpf;
+pub mod clock;
+pub mod files;
+pub mod memory;
+pub mod numa;
+pub mod pagemap;
+pub mod pagescan;
+pub mod psi;
+pub mod region;
+pub mod terminal;

@@ -1,0 +1,188 @@
+//! What can be done, and what came of it. A step leaves no choice to whoever executes it.
+
+use super::{AddrRange, Bytes, Pages, Permil, PolicyId, ProcKey, Reason, Span, Time};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Walk the page tables of a process; the samples come back as events before the outcome.
+    Scan { proc: ProcKey },
+    /// Clear accessed bits so that the next walk says something. Whole blocks.
+    Arm { proc: ProcKey, ranges: Vec<AddrRange> },
+    /// Move pages to swap.
+    PageOut { proc: ProcKey, ranges: Vec<AddrRange> },
+    /// The mild form: put pages at the end of the LRU and let the kernel's own reclaim take them when it must.
+    Deactivate { proc: ProcKey, ranges: Vec<AddrRange> },
+}
+
+impl Action {
+    #[must_use]
+    pub const fn proc(&self) -> ProcKey {
+        match self {
+            Self::Scan { proc } | Self::Arm { proc, .. } | Self::PageOut { proc, .. } | Self::Deactivate { proc, .. } => *proc,
+        }
+    }
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Scan { .. } => "scan",
+            Self::Arm { .. } => "arm",
+            Self::PageOut { .. } => "page-out",
+            Self::Deactivate { .. } => "deactivate",
+        }
+    }
+    #[must_use]
+    pub fn ranges(&self) -> &[AddrRange] {
+        match self {
+            Self::Scan { .. } => &[],
+            Self::Arm { ranges, .. } | Self::PageOut { ranges, .. } | Self::Deactivate { ranges, .. } => ranges,
+        }
+    }
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        self.ranges().iter().map(AddrRange::pages).sum()
+    }
+}
+
+/// Decision number and position in its plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StepId {
+    pub decision: u64,
+    pub index: u32,
+}
+
+/// Checked by the actuator at the last moment; a guard that does not hold skips the step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guard {
+    /// The pid still belongs to the process that was meant.
+    Alive(ProcKey),
+    /// Free swap stays at or above this share of all swap.
+    SwapFree { least: Permil },
+    /// Memory pressure "some" avg10 of the host, in hundredths of a percent, is at or below this.
+    Calm { most_avg10: u32 },
+    /// Set by the daemon when it only advises: never executed.
+    DryRun,
+}
+
+/// What a step may use up; the ledger holds the same units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charge {
+    /// Bytes moved or paged out.
+    pub moved: Bytes,
+    /// Bytes written to a swap area (0 for zram: it wears nothing).
+    pub swap_written: Bytes,
+    /// Bytes whose accessed bits are cleared.
+    pub armed: Bytes,
+    pub syscalls: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub id: StepId,
+    pub action: Action,
+    pub guards: Vec<Guard>,
+    pub expires: Time,
+    pub charge: Charge,
+    pub by: PolicyId,
+    pub reason: Reason,
+}
+
+/// What really happened, measured, not taken from a return value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Pages seen (scan), cleared (arm), or gone from memory to swap (page-out).
+    pub pages: Pages,
+    /// Pages that were asked for.
+    pub asked: Pages,
+    pub syscalls: u64,
+    /// CPU time of the hand, user and system.
+    pub cpu_ns: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    Done,
+    /// Less than asked, and why.
+    Partial(String),
+    Skipped(Guard),
+    Expired,
+    Failed(Fault),
+}
+
+/// The call that failed, on what, and the errno.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub call: String,
+    pub on: String,
+    pub errno: i32,
+    pub message: String,
+}
+
+/// Exactly one per step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub step: StepId,
+    pub began: Time,
+    pub ended: Time,
+    pub done: Amount,
+    pub end: End,
+    /// Of an arming: where bits could not be cleared, ascending. Those pages prove nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<AddrRange>,
+}
+
+impl Outcome {
+    #[must_use]
+    pub const fn took(&self) -> Span {
+        self.ended.since(self.began)
+    }
+}
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.decision, self.index)
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alive(proc) => write!(f, "{proc} is gone or its pid is reused"),
+            Self::SwapFree { least } => write!(f, "free swap is under {least}"),
+            Self::Calm { most_avg10 } => write!(f, "memory pressure avg10 is over {}.{:02}%", most_avg10 / 100, most_avg10 % 100),
+            Self::DryRun => f.write_str("advice only (give --act and a selection to act)"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, on, errno, message } = self;
+        write!(f, "{call} on {on}: {message}")?;
+        // The words of the standard library name it already.
+        if *errno == 0 || message.ends_with(&format!("(os error {errno})")) { Ok(()) } else { write!(f, " (errno {errno})") }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Partial(why) => write!(f, "partly done: {why}"),
+            Self::Skipped(guard) => write!(f, "skipped: {guard}"),
+            Self::Expired => f.write_str("expired before its turn came"),
+            Self::Failed(fault) => write!(f, "failed: {fault}"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, began: _, ended: _, done: Amount { pages, asked, syscalls, cpu_ns: _ }, end, missed: _ } = self;
+        write!(f, "outcome {step} {end}; {} of {asked}, {syscalls} calls, {}", pages.0, self.took())
+    }
+}

@@ -1,0 +1,446 @@
+//! Why something was or was not done: the rule, the numbers seen, the bounds, and the knob that set each bound.
+
+use super::{Bytes, CgroupId, Pages, Permil, PolicyId, ProcKey, Span};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fmt;
+
+/// Every rule that can make or veto a step. docs/rules.md has a paragraph for each; a tidy test holds that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// A process is due for a walk.
+    ScanDue,
+    /// Somebody asked to look at this process.
+    ScanAsked,
+    /// Blocks read young and were not asked for a while.
+    ArmYoung,
+    /// Pages counted fewer than T accesses in n scans.
+    SlideCold,
+    /// Pages idle longer than the age at which the predicted promotion rate meets the SLO.
+    AutocoldIdle,
+    /// Not selected by any target rule.
+    NotSelected,
+    /// Excluded by a target rule.
+    Excluded,
+    /// Protected in code, under --all too.
+    Protected,
+    /// Only so much resident memory is taken from this target.
+    Floor,
+    /// The policy has not watched long enough to trust its model.
+    WarmUp,
+    /// Nothing is cold enough.
+    NothingCold,
+    /// The gate of slide (free memory, swap or size threshold) is closed.
+    GateClosed,
+    /// Measured refaults exceed the SLO: paused, then released slowly.
+    RefaultBrake,
+    /// Pressure stall information is over its bound.
+    PressureBrake,
+    /// The kernel is reclaiming from this process or the host: clearing bits now would mislead it.
+    UnderReclaim,
+    /// The target hardly ran since the last round: it only looks cold.
+    Starved,
+    /// A budget is used up for this window.
+    BudgetSpent,
+    /// Free swap would fall under the reserve.
+    SwapReserve,
+    /// The cgroup's own swap limit leaves no room.
+    CgroupSwapLimit,
+    /// Swapping saves nothing: the swap area costs nearly as much memory as it takes.
+    SwapSavesNothing,
+    /// No swap area is on.
+    NoSwap,
+    /// A source that the policy needs is blind or stale.
+    SourceBlind,
+    /// The host lacks something that the policy needs.
+    HostLacks,
+    /// Another step for the same subject won this turn.
+    SubjectTaken,
+    /// A step for this subject is still under way.
+    InFlight,
+    /// The region crossed tiers too recently.
+    Settling,
+    /// The operator paused memtier.
+    Paused,
+    /// The policy is off in the configuration.
+    TurnedOff,
+    /// The independent audit found the step unfit.
+    AuditVeto,
+    /// The proposal is older than the facts it stands on.
+    Stale,
+    /// A model is at its memory cap and dropped something.
+    ModelCap,
+    /// A configuration that came in does not hold; the old one stays.
+    BadConfig,
+    /// Smaller than what is worth walking, or not among the largest.
+    TooSmall,
+}
+
+impl Rule {
+    pub const ALL: [Self; 33] = [
+        Self::ScanDue,
+        Self::ScanAsked,
+        Self::ArmYoung,
+        Self::SlideCold,
+        Self::AutocoldIdle,
+        Self::NotSelected,
+        Self::Excluded,
+        Self::Protected,
+        Self::Floor,
+        Self::WarmUp,
+        Self::NothingCold,
+        Self::GateClosed,
+        Self::RefaultBrake,
+        Self::PressureBrake,
+        Self::UnderReclaim,
+        Self::Starved,
+        Self::BudgetSpent,
+        Self::SwapReserve,
+        Self::CgroupSwapLimit,
+        Self::SwapSavesNothing,
+        Self::NoSwap,
+        Self::SourceBlind,
+        Self::HostLacks,
+        Self::SubjectTaken,
+        Self::InFlight,
+        Self::Settling,
+        Self::Paused,
+        Self::TurnedOff,
+        Self::AuditVeto,
+        Self::Stale,
+        Self::ModelCap,
+        Self::BadConfig,
+        Self::TooSmall,
+    ];
+
+    /// The name in logs, traces and docs/rules.md.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ScanDue => "scan-due",
+            Self::ScanAsked => "scan-asked",
+            Self::ArmYoung => "arm-young",
+            Self::SlideCold => "slide-cold",
+            Self::AutocoldIdle => "autocold-idle",
+            Self::NotSelected => "not-selected",
+            Self::Excluded => "excluded",
+            Self::Protected => "protected",
+            Self::Floor => "floor",
+            Self::WarmUp => "warm-up",
+            Self::NothingCold => "nothing-cold",
+            Self::GateClosed => "gate-closed",
+            Self::RefaultBrake => "refault-brake",
+            Self::PressureBrake => "pressure-brake",
+            Self::UnderReclaim => "under-reclaim",
+            Self::Starved => "starved",
+            Self::BudgetSpent => "budget-spent",
+            Self::SwapReserve => "swap-reserve",
+            Self::CgroupSwapLimit => "cgroup-swap-limit",
+            Self::SwapSavesNothing => "swap-saves-nothing",
+            Self::NoSwap => "no-swap",
+            Self::SourceBlind => "source-blind",
+            Self::HostLacks => "host-lacks",
+            Self::SubjectTaken => "subject-taken",
+            Self::InFlight => "in-flight",
+            Self::Settling => "settling",
+            Self::Paused => "paused",
+            Self::TurnedOff => "turned-off",
+            Self::AuditVeto => "audit-veto",
+            Self::Stale => "stale",
+            Self::ModelCap => "model-cap",
+            Self::BadConfig => "bad-config",
+            Self::TooSmall => "too-small",
+        }
+    }
+}
+
+/// What a number says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    Bytes,
+    Pages,
+    Nanos,
+    Permil,
+    /// Hundredths of a percent, as PSI prints.
+    Centipercent,
+    /// Pages a minute per thousand pages of working set.
+    PermilPerMinute,
+    BytesPerSecond,
+    Count,
+}
+
+/// An integer with its unit; displayed in that unit's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantity {
+    pub value: u64,
+    pub unit: Unit,
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    SinceLastScan,
+    SinceLastArm,
+    YoungPages,
+    /// Pages touched again after their bit was cleared, in ten minutes.
+    Retouched,
+    ColdPages,
+    IdleAge,
+    AccessCount,
+    WorkingSet,
+    Resident,
+    PredictedPromotion,
+    MeasuredRefault,
+    Confidence,
+    Rounds,
+    MemoryPressure,
+    IoPressure,
+    SwapFree,
+    SwapCost,
+    SwapWrittenToday,
+    MovedInWindow,
+    ArmedInWindow,
+    SyscallsInWindow,
+    MemoryFree,
+    Scanned,
+    CpuTime,
+    CpuWait,
+    CgroupSwap,
+    SourceAge,
+    ModelBytes,
+    SinceLastMove,
+    /// Since a brake's cause was last seen.
+    SinceOver,
+    Watched,
+    MovedPages,
+    Rank,
+    Swapped,
+}
+
+/// One number that a rule looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub measure: Measure,
+    pub seen: Quantity,
+    /// What it was compared with.
+    pub bound: Quantity,
+    /// The knob that sets the bound, as `table.key`; none where the bound is the law of the code.
+    pub knob: Option<Cow<'static, str>>,
+    /// The value of that knob at which the rule would have decided otherwise, all else equal.
+    pub flips_at: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub rule: Rule,
+    pub evidence: Vec<Evidence>,
+    /// Words that numbers cannot say: the name of the blind source, what is missing, why protected.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// What a step or a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    Host,
+    Proc(ProcKey),
+    Cgroup(CgroupId),
+}
+
+/// A step that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub subject: Subject,
+    pub by: PolicyId,
+    pub reason: Reason,
+}
+
+/// A policy that cannot work at all for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idle {
+    pub policy: PolicyId,
+    pub reason: Reason,
+}
+
+impl Quantity {
+    #[must_use]
+    pub const fn count(value: u64) -> Self {
+        Self { value, unit: Unit::Count }
+    }
+    #[must_use]
+    pub const fn centipercent(value: u64) -> Self {
+        Self { value, unit: Unit::Centipercent }
+    }
+    #[must_use]
+    pub const fn permil_per_min(value: u64) -> Self {
+        Self { value, unit: Unit::PermilPerMinute }
+    }
+}
+
+impl From<Bytes> for Quantity {
+    fn from(v: Bytes) -> Self {
+        Self { value: v.0, unit: Unit::Bytes }
+    }
+}
+impl From<Pages> for Quantity {
+    fn from(v: Pages) -> Self {
+        Self { value: v.0, unit: Unit::Pages }
+    }
+}
+impl From<Span> for Quantity {
+    fn from(v: Span) -> Self {
+        Self { value: v.0, unit: Unit::Nanos }
+    }
+}
+impl From<Permil> for Quantity {
+    fn from(v: Permil) -> Self {
+        Self { value: v.0, unit: Unit::Permil }
+    }
+}
+
+impl Reason {
+    #[must_use]
+    pub const fn new(rule: Rule) -> Self {
+        Self { rule, evidence: Vec::new(), note: String::new() }
+    }
+    #[must_use]
+    pub fn saw(mut self, measure: Measure, seen: impl Into<Quantity>, bound: impl Into<Quantity>, knob: &'static str) -> Self {
+        let (seen, bound) = (seen.into(), bound.into());
+        let knob = (!knob.is_empty()).then_some(Cow::Borrowed(knob));
+        self.evidence.push(Evidence { measure, seen, bound, knob, flips_at: None });
+        self
+    }
+    /// Names the knob value that would have turned the last evidence the other way.
+    #[must_use]
+    pub fn flips_at(mut self, value: u64) -> Self {
+        if let Some(last) = self.evidence.last_mut() {
+            last.flips_at = Some(value);
+        }
+        self
+    }
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
+        self
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v = self.value;
+        match self.unit {
+            Unit::Bytes => Bytes(v).fmt(f),
+            Unit::Pages => Pages(v).fmt(f),
+            Unit::Nanos => Span(v).fmt(f),
+            Unit::Permil => Permil(v).fmt(f),
+            Unit::Centipercent => write!(f, "{}.{:02}%", v / 100, v % 100),
+            Unit::PermilPerMinute => write!(f, "{}.{}%/min", v / 10, v % 10),
+            Unit::BytesPerSecond => write!(f, "{}/s", Bytes(v)),
+            Unit::Count => v.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SinceLastScan => "since last scan",
+            Self::SinceLastArm => "since last arming",
+            Self::Retouched => "retouched",
+            Self::YoungPages => "young",
+            Self::ColdPages => "cold",
+            Self::IdleAge => "idle",
+            Self::AccessCount => "accesses counted",
+            Self::WorkingSet => "working set",
+            Self::Resident => "resident",
+            Self::PredictedPromotion => "predicted promotion",
+            Self::MeasuredRefault => "measured refaults",
+            Self::Confidence => "confidence",
+            Self::Rounds => "rounds",
+            Self::MemoryPressure => "memory pressure",
+            Self::IoPressure => "io pressure",
+            Self::SwapFree => "swap free",
+            Self::SwapCost => "memory cost of swap",
+            Self::SwapWrittenToday => "swap written today",
+            Self::MovedInWindow => "moved in window",
+            Self::ArmedInWindow => "armed in window",
+            Self::SyscallsInWindow => "syscalls in window",
+            Self::MemoryFree => "memory free",
+            Self::Scanned => "reclaim scanned",
+            Self::CpuTime => "cpu time",
+            Self::CpuWait => "waited for a cpu",
+            Self::CgroupSwap => "cgroup swap",
+            Self::SourceAge => "source silent for",
+            Self::ModelBytes => "model size",
+            Self::SinceLastMove => "since last move",
+            Self::SinceOver => "since over its bound",
+            Self::Watched => "watched for",
+            Self::MovedPages => "moved",
+            Self::Rank => "rank by size",
+            Self::Swapped => "swapped",
+        })
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Proc(proc) => proc.fmt(f),
+            Self::Cgroup(id) => id.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { measure, seen, bound, knob, flips_at } = self;
+        write!(f, "{measure} {seen} against {bound}")?;
+        if let Some(knob) = knob {
+            write!(f, " ({knob}")?;
+            if let Some(value) = flips_at {
+                write!(f, "; would differ at {value}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, evidence, note } = self;
+        write!(f, "{rule}")?;
+        for (i, e) in evidence.iter().enumerate() {
+            write!(f, "{} {e}", if i == 0 { ":" } else { "," })?;
+        }
+        if !note.is_empty() {
+            write!(f, "; {note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, by, reason } = self;
+        write!(f, "hold {subject} by {by}; {reason}")
+    }
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, reason } = self;
+        write!(f, "idle {policy}; {reason}")
+    }
+}

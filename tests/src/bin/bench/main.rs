@@ -1,0 +1,55 @@
+//! What `cargo xtask bench NAME` runs. Each bench reports rows; none fails on a timing (docs/benchmarks.md).
+
+mod accuracy;
+mod cycle;
+mod fold;
+mod harm;
+mod monitor;
+mod rig;
+mod saved;
+mod scan;
+mod sched;
+
+use clap::Parser;
+use memtier_tests::rows::{self, Row};
+use std::process::ExitCode;
+
+struct Bench {
+    name: &'static str,
+    what: &'static str,
+    measure: fn() -> Vec<Row>,
+}
+
+const BENCHES: &[Bench] = &[
+    Bench { name: "scan", what: "walk of 8 GiB beside pagemap, PAGEMAP_SCAN and smaps", measure: scan::measure },
+    Bench { name: "sched", what: "what the scheduler probe adds to a context switch", measure: sched::measure },
+    Bench { name: "fold", what: "events absorbed per second; exactness of counted loss", measure: fold::measure },
+    Bench { name: "harm", what: "stalls, faults, slowdown and refaults of a process that memtier acts on", measure: harm::measure },
+    Bench {
+        name: "monitor",
+        what: "CPU, model and trace of a daemon on 16 GiB, and of a simulated 1 TiB",
+        measure: monitor::measure,
+    },
+    Bench { name: "saved", what: "memory saved on the demo's cache, and what its clients pay", measure: saved::measure },
+    Bench { name: "accuracy", what: "what the picture of heat finds and misses, and how soon", measure: accuracy::measure },
+    Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
+];
+
+#[derive(Parser)]
+struct Args {
+    name: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let Args { name, json } = Args::parse();
+    let Some(bench) = name.and_then(|name| BENCHES.iter().find(|b| b.name == name)) else {
+        println!("benches:");
+        BENCHES.iter().for_each(|b| println!("  {:8} {}", b.name, b.what));
+        return ExitCode::from(2);
+    };
+    rows::print(&(bench.measure)(), json);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,229 @@
+//! `bench saved`: memory that memtier saves on the demo's cache, and what that costs its clients.
+
+use memtier_tests::interrupt::Interrupt;
+use memtier_tests::load::{self, Shape, Window};
+use memtier_tests::pairs::{Interval, ratios};
+use memtier_tests::rows::{Goal, Row};
+use memtier_tests::stage::Stage;
+use memtier_tests::workload::{MEMCACHED, MEMCACHED_MIB, SHAPE};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+
+const SAVED: (&str, Goal) = ("net_dram_saved_percent", Goal::Least(25.0));
+const THROUGHPUT: (&str, Goal) = ("throughput_ratio_low", Goal::Least(0.99));
+const P99: (&str, Goal) = ("p99_ratio", Goal::Most(1.05));
+const STOPPED: (&str, Goal) = ("incompressible_stopped", Goal::Least(1.0));
+
+const PAIRS: usize = 10;
+/// The load keeps to this CPU and the daemon to the other one; memcached runs where it likes.
+const CLIENT_CPU: usize = 0;
+const DAEMON_CPU: usize = 1;
+/// Each side of a pair: latencies at the demo's rate, then throughput as fast as answers come.
+const PACED: Duration = Duration::from_secs(5);
+const FLAT_OUT: Duration = Duration::from_secs(5);
+/// After a change of load or state, not measured.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The daemon starts anew in each pair: by then it has learned what is hot and paged out the rest.
+const MOST_LEARNING: Duration = Duration::from_secs(60);
+/// Nothing more went out for so long, which is longer than a brake holds: it is done.
+const QUIET: Duration = Duration::from_secs(14);
+/// With values that do not compress: by then it must have stopped.
+const INCOMPRESSIBLE: Duration = Duration::from_secs(45);
+
+/// The demo's settings (minutes instead of days), faster once more, since each pair begins anew: ages a tenth of the defaults.
+const CONFIG: &str = r"[scan]
+period_ms = 2000
+[heat]
+age_tick_ms = 1000
+[brake]
+hold_s = 10
+[autocold]
+slo_permil_per_min = 20
+min_idle_s = 12
+warmup_s = 12
+step_permil = 200
+period_ms = 2000
+";
+
+/// Ends the bench with rows that say why.
+pub fn measure() -> Vec<Row> {
+    let absent = |(metric, goal): (&'static str, Goal), unit, why: &str| Row::absent(metric, unit, goal, why);
+    let mut bench = match Bench::new() {
+        Ok(bench) => bench,
+        Err(why) => {
+            return vec![
+                absent(SAVED, "%", &why),
+                absent(THROUGHPUT, "times", &why),
+                absent(P99, "times", &why),
+                absent(STOPPED, "", &why),
+            ];
+        }
+    };
+    let mut rows = match bench.pairs() {
+        Ok(pairs) => rows(&pairs),
+        Err(why) => vec![absent(SAVED, "%", &why), absent(THROUGHPUT, "times", &why), absent(P99, "times", &why)],
+    };
+    rows.push(match bench.incompressible() {
+        Ok(row) => row,
+        Err(why) => absent(STOPPED, "", &why),
+    });
+    if let Err(why) = bench.stage.undo() {
+        eprintln!("undoing: {why}");
+    }
+    rows
+}
+
+struct Side {
+    paced: Window,
+    flat_out: Window,
+}
+
+struct Pair {
+    without: Side,
+    with: Side,
+    /// Drop in resident memory less growth of zram, of resident memory without memtier.
+    saved_percent: f64,
+    daemon_percent: f64,
+    learned_s: f64,
+}
+
+struct Bench {
+    stage: Stage,
+    interrupt: Interrupt,
+}
+
+impl Bench {
+    fn new() -> Result<Self, String> {
+        memtier_tests::footing::host()?;
+        let mut stage = Stage::new(memtier_tests::binary("memtier")?)?;
+        stage.swap()?;
+        Ok(Self { stage, interrupt: Interrupt::catch()? })
+    }
+
+    /// memcached with its items in, and the load on it.
+    fn set(&mut self, shape: &Shape) -> Result<(), String> {
+        let everywhere = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(|e| format!("sched_getaffinity: {e}"))?;
+        let socket = self.stage.memcached(MEMCACHED_MIB, &MEMCACHED)?;
+        let interrupt = &self.interrupt;
+        load::fill(&socket, shape, |_| interrupt.check().map_err(std::io::Error::other))
+            .map_err(|e| format!("filling memcached: {e}"))?;
+        let mut one = CpuSet::new();
+        one.set(CLIENT_CPU).map_err(|e| e.to_string())?;
+        let pin = |set: &CpuSet| sched_setaffinity(Pid::from_raw(0), set).map_err(|e| format!("sched_setaffinity: {e}"));
+        // Its threads inherit it.
+        pin(&one)?;
+        let started = self.stage.start_load(shape);
+        pin(&everywhere)?;
+        started
+    }
+
+    fn window(&self, time: Duration, rate: Option<u64>) -> Result<Window, String> {
+        let load = self.stage.load()?;
+        load.pace(rate);
+        self.interrupt.sleep(SETTLE)?;
+        load.take(Instant::now())?;
+        let since = Instant::now();
+        self.interrupt.sleep(time)?;
+        load.take(since)
+    }
+
+    fn side(&self) -> Result<Side, String> {
+        let flat_out = self.window(FLAT_OUT, None)?;
+        Ok(Side { paced: self.window(PACED, Some(SHAPE.rate))?, flat_out })
+    }
+
+    fn paged_out(&self) -> Result<f64, String> {
+        self.stage.daemon()?.metric("memtier_paged_out_bytes_total", "")
+    }
+
+    /// Waits until the daemon has paged out what it wants to, and no longer than `MOST_LEARNING`.
+    fn learn(&self) -> Result<f64, String> {
+        let began = Instant::now();
+        let (mut out, mut since) = (0.0, began);
+        while began.elapsed() < MOST_LEARNING && (out == 0.0 || since.elapsed() < QUIET) {
+            self.interrupt.sleep(Duration::from_secs(1))?;
+            let now = self.paged_out()?;
+            // Single pages still go when it is done.
+            if now > out + f64::from(8 << 20) {
+                (out, since) = (now, Instant::now());
+            }
+        }
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    fn pairs(&mut self) -> Result<Vec<Pair>, String> {
+        self.set(&SHAPE)?;
+        (0..PAIRS)
+            .map(|_| {
+                // Nothing of memtier runs, and all of memcached is in memory.
+                self.stage.recall()?;
+                let without = self.side()?;
+                let start = self.stage.sizes()?;
+                self.stage.start_daemon(CONFIG, &["--act", "--bpf-stats"], false, Some(DAEMON_CPU))?;
+                let learned_s = self.learn()?;
+                let (cpu, began) = (self.stage.daemon_cpu()?, Instant::now());
+                let with = self.side()?;
+                let daemon_percent = self.stage.daemon_cpu()?.since(&cpu, began.elapsed()).percent();
+                let end = self.stage.sizes()?;
+                self.stage.end_daemon()?;
+                let dropped = start.memcached.rss as f64 - end.memcached.rss as f64;
+                let grown = end.zram.cost as f64 - start.zram.cost as f64;
+                let saved_percent = 100.0 * (dropped - grown) / start.memcached.rss.max(1) as f64;
+                Ok(Pair { without, with, saved_percent, daemon_percent, learned_s })
+            })
+            .collect()
+    }
+
+    /// The same cache with values that do not compress: paging them out to zram saves nothing, and memtier must see that.
+    fn incompressible(&mut self) -> Result<Row, String> {
+        let _ = self.stage.end_daemon();
+        self.stage.end_load();
+        self.stage.end_memcached();
+        self.set(&Shape { compressible: false, ..SHAPE })?;
+        let start = self.stage.sizes()?;
+        self.stage.start_daemon(CONFIG, &["--act"], false, Some(DAEMON_CPU))?;
+        self.interrupt.sleep(INCOMPRESSIBLE)?;
+        let before = self.paged_out()?;
+        self.interrupt.sleep(QUIET)?;
+        let (after, end) = (self.paged_out()?, self.stage.sizes()?);
+        let said = self.stage.memtier(&["explain", &self.stage.memcached_pid()?.to_string()])?;
+        self.stage.end_daemon()?;
+        let reasons = said.lines().map(str::trim).filter(|line| line.contains("memory cost of swap"));
+        // Every policy that takes memory says it; autocold is the one that acts here.
+        let reason = reasons.max_by_key(|line| line.contains("autocold"));
+        let stopped = before == after && end.memcached.swapped < start.memcached.rss / 4 && reason.is_some();
+        let out = end.memcached.swapped >> 20;
+        let of = start.memcached.rss >> 20;
+        let against =
+            format!("{out} of {of} MiB went out before it stopped; it says: {}", reason.unwrap_or("nothing of the cost of swap"));
+        Ok(Row::new(STOPPED.0, "", STOPPED.1, against, &[f64::from(u8::from(stopped))]))
+    }
+}
+
+fn rows(pairs: &[Pair]) -> Vec<Row> {
+    let each = |of: &dyn Fn(&Pair) -> f64| pairs.iter().map(of).collect::<Vec<f64>>();
+    let compared = |of: fn(&Side) -> f64| ratios(&each(&|p| of(&p.with)), &each(&|p| of(&p.without)));
+    let throughput = compared(|side| side.flat_out.per_second());
+    let interval = Interval::of(&throughput);
+    let wrong = each(&|p| [&p.with, &p.without].iter().map(|s| s.paced.wrong + s.flat_out.wrong).sum::<u64>() as f64);
+    let row = |metric, unit, against: &str, runs: &[f64]| Row::new(metric, unit, Goal::None, against, runs);
+    let what = "memcached, 1.5 GiB of items; without: no daemon, all memory back from swap; with: a daemon started anew, measured once it \
+                has paged out";
+    let bound = interval.map_or_else(String::new, |i| format!("95 % interval {:.4} .. {:.4}, mean {:.4}", i.low, i.high, i.mean));
+    let low: Vec<f64> = interval.iter().map(|i| i.low).collect();
+    vec![
+        Row::new(SAVED.0, "%", SAVED.1, what, &each(&|p| p.saved_percent)),
+        row("throughput_ratio", "times", "requests/s of a closed loop, with / without", &throughput),
+        Row::new(THROUGHPUT.0, "times", THROUGHPUT.1, bound, &low),
+        Row::new(P99.0, "times", P99.1, "at 1500 requests/s offered, with / without", &compared(|side| side.paced.micros(0.99))),
+        row("p999_ratio", "times", "the same", &compared(|side| side.paced.micros(0.999))),
+        row("throughput", "requests/s", "without", &each(&|p| p.without.flat_out.per_second())),
+        row("throughput", "requests/s", "with", &each(&|p| p.with.flat_out.per_second())),
+        row("p99", "us", "without", &each(&|p| p.without.paced.micros(0.99))),
+        row("p99", "us", "with", &each(&|p| p.with.paced.micros(0.99))),
+        row("learned_s", "s", "from the start of the daemon until it had paged out", &each(&|p| p.learned_s)),
+        row("daemon_cpu", "% of a core", "user, system and BPF, while measured", &each(&|p| p.daemon_percent)),
+        Row::new("wrong_values", "reads", Goal::Most(0.0), "every value read is compared with what was stored", &wrong),
+    ]
+}

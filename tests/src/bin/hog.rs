@@ -1,0 +1,86 @@
+//! Holds a region of memory and touches what it is told to: `hog MIB half|noise|untouched small|huge`, then orders on
+//! standard input: `read FIRST END`, `write FIRST END`, `burn MS`, `check`. Every order is answered by one number. Ends
+//! when standard input does.
+
+use memmap2::{Advice, MmapMut};
+use nix::time::{ClockId, clock_gettime};
+use std::hint::black_box;
+use std::io::{self, BufRead as _, Write as _};
+use std::time::Duration;
+
+const PAGE: usize = 4096;
+const WORDS: usize = PAGE / 8;
+
+/// Word `i` of every page: noise, or a short repeat in the second half. What tells pages apart is their second word, so
+/// that filling is copying: in an emulated guest, memory is filled in no other way in less than minutes.
+fn word(i: usize, half: bool) -> u64 {
+    let i = if half && i >= WORDS / 2 { WORDS / 2 + i % 4 } else { i };
+    let mut x = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [mib, fill, size] = args.as_slice() else { return Err("usage: hog MIB half|noise|untouched small|huge".into()) };
+    let (half, touch) = match fill.as_str() {
+        "half" => (true, true),
+        "noise" => (false, true),
+        "untouched" => (false, false),
+        other => return Err(format!("unknown fill {other}").into()),
+    };
+    let huge = size == "huge";
+    nix::sys::prctl::set_thp_disable(!huge)?;
+    let bytes = mib.parse::<usize>()? << 20;
+    // Two more MiB make room to align.
+    let mut room = MmapMut::map_anon(bytes + (2 << 20))?;
+    if huge {
+        room.advise(Advice::HugePage)?;
+    }
+    let skip = room.as_ptr().align_offset(2 << 20);
+    let region = &mut room[skip..skip + bytes];
+    let model: Vec<u8> = (0..WORDS).flat_map(|i| word(i, half).to_ne_bytes()).collect();
+    if touch {
+        for (n, page) in region.chunks_exact_mut(PAGE).enumerate() {
+            page.copy_from_slice(&model);
+            page[8..16].copy_from_slice(&n.to_ne_bytes());
+        }
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", region.as_ptr().addr())?;
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let order: Vec<&str> = line.split(' ').collect();
+        let answer = match order.as_slice() {
+            // The first word of a page is what `write` changes.
+            ["check"] => region
+                .chunks_exact(PAGE)
+                .enumerate()
+                .filter(|(n, page)| touch && (page[8..16] != n.to_ne_bytes() || page[16..] != model[16..]))
+                .count(),
+            [verb @ ("read" | "write"), first, end] => {
+                let range = first.parse::<usize>()? * PAGE..end.parse::<usize>()? * PAGE;
+                for page in region[range].chunks_exact_mut(PAGE) {
+                    if *verb == "write" {
+                        page[0] = page[0].wrapping_add(1);
+                    }
+                    black_box(page[0]);
+                }
+                0
+            }
+            // Reads its first pages for so long of its own CPU time: what the scheduler's tick does to who runs, it does.
+            ["burn", ms] => {
+                let used = || clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from);
+                let until = used()? + Duration::from_millis(ms.parse()?);
+                while used()? < until {
+                    black_box(region.iter().step_by(PAGE).take(64).map(|b| u32::from(*b)).sum::<u32>());
+                }
+                0
+            }
+            _ => return Err(format!("unknown order {line}").into()),
+        };
+        writeln!(out, "{answer}")?;
+    }
+    Ok(())
+}

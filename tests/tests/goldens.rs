@@ -1,0 +1,102 @@
+//! Goldens: a scenario gives exactly this decision log. A changed golden is a changed behaviour.
+//!
+//! `MEMTIER_BLESS=1` rewrites the files under tests/fixtures/goldens; then the diff is the review.
+
+use memtier::config::{Config, Target};
+use memtier::sim::{Change, INCOMPRESSIBLE, Pattern, ProcSpec, RegionSpec, Scenario, run};
+use memtier::vocab::{Bytes, PolicyId, Request, Source, Span};
+use std::fmt::Write as _;
+
+const MIB: u64 = 256; // pages
+
+fn config(act: bool, policy: PolicyId) -> Config {
+    let mut config = Config::default();
+    (config.daemon.act, config.daemon.arm) = (act, true);
+    config.scan.min_resident_mib = 1;
+    config.autocold.warmup_s = 60;
+    config.autocold.step_permil = 200;
+    config.target = vec![Target { comm: Some("cache".into()), policy: Some(policy), floor_mib: Some(5), ..Target::default() }];
+    config
+}
+
+fn cache(cost: memtier::vocab::Permil) -> ProcSpec {
+    let cold = RegionSpec { cost, ..RegionSpec::new(12 * MIB, Pattern::Idle) };
+    ProcSpec::new("cache", vec![cold, RegionSpec::new(4 * MIB, Pattern::Hot { pages: 4 * MIB })])
+}
+
+fn scenario(name: &'static str, secs: u64) -> Scenario {
+    Scenario::new(name, Span::from_secs(secs)).with(cache(memtier::vocab::Permil(400)))
+}
+
+/// The decision log of a run: what was done and what came of it, and each refusal when it began.
+fn log(scenario: &Scenario, config: &Config) -> String {
+    let report = run(1, scenario, config);
+    let mut out = String::new();
+    for turn in report.governor.journal().turns() {
+        write!(out, "{turn}").expect("a String takes all");
+        for outcome in turn.steps.iter().filter_map(|step| step.outcome.as_ref()) {
+            writeln!(out, "{} {outcome}", outcome.ended).expect("a String takes all");
+        }
+    }
+    out
+}
+
+fn check(scenario: &Scenario, config: &Config) {
+    let path = memtier_tests::root().join(format!("tests/fixtures/goldens/{}.txt", scenario.name));
+    let now = log(scenario, config);
+    if std::env::var_os("MEMTIER_BLESS").is_some_and(|v| v == "1") {
+        std::fs::write(&path, now).expect("the fixture can be written");
+        return;
+    }
+    let was = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs =
+        was.lines().zip(now.lines()).position(|(a, b)| a != b).unwrap_or_else(|| was.lines().count().min(now.lines().count()));
+    assert!(
+        was == now,
+        "{}: line {} was\n  {}\nis\n  {}\nMEMTIER_BLESS=1 rewrites it, if that is what should be",
+        path.display(),
+        differs + 1,
+        was.lines().nth(differs).unwrap_or("(nothing)"),
+        now.lines().nth(differs).unwrap_or("(nothing)")
+    );
+}
+
+#[test]
+fn autocold_acts() {
+    check(&scenario("autocold-acts", 420), &config(true, PolicyId::Autocold));
+}
+
+#[test]
+fn autocold_advises() {
+    check(&scenario("autocold-advises", 420), &config(false, PolicyId::Autocold));
+}
+
+#[test]
+fn slide_acts() {
+    check(&scenario("slide-acts", 180), &config(true, PolicyId::Slide));
+}
+
+#[test]
+fn incompressible() {
+    let s = Scenario::new("incompressible", Span::from_secs(420)).with(cache(INCOMPRESSIBLE));
+    check(&s, &config(true, PolicyId::Autocold));
+}
+
+#[test]
+fn no_swap() {
+    let s = Scenario { swap: None, ..scenario("no-swap", 240) };
+    check(&s, &config(true, PolicyId::Autocold));
+}
+
+#[test]
+fn operator_and_trouble() {
+    let s = scenario("operator-and-trouble", 420)
+        .at(100, Change::Request(|_| Request::Pause { by: "operator".into() }, "cache"))
+        .at(150, Change::Request(|_| Request::Resume { by: "operator".into() }, "cache"))
+        .at(200, Change::Blind(Source::Psi))
+        .at(230, Change::Sight(Source::Psi))
+        .at(250, Change::SwapLimit { cgroup: "/", limit: Bytes::from_mib(1) })
+        .at(300, Change::Take(Bytes::from_mib(930)))
+        .at(360, Change::ReusePid("cache"));
+    check(&s, &config(true, PolicyId::Autocold));
+}

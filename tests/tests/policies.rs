@@ -1,0 +1,323 @@
+//! Each policy as a table: a small host, knobs, and every rule that the policy may name on it.
+//!
+//! Time runs faster than with the defaults (`FAST`), so that a minute shows what takes hours.
+
+use memtier::config::{Config, canonical};
+use memtier::plan::{Decision, Governor};
+use memtier::sim::{Change, INCOMPRESSIBLE, Pattern, ProcSpec, RegionSpec, Scenario, SimReport, SwapSpec, run};
+use memtier::vocab::{Action, Bytes, Event, Need, PolicyId, Request, Source, Span, Stamped, Step, Subject, SwapBacking};
+use std::collections::{BTreeMap, BTreeSet};
+
+const FAST: &str = "
+    daemon = { act = true }
+    scan = { period_ms = 2000, min_resident_mib = 1 }
+    heat = { age_tick_ms = 1000 }
+    brake = { hold_s = 10 }
+    autocold = { min_idle_s = 10, warmup_s = 20, step_permil = 200, period_ms = 1000 }
+    target = [{ comm = 'cache' }]
+";
+const MIB: u64 = 256; // pages
+
+fn knobs(changes: &str) -> Config {
+    let mut table: toml::Table = FAST.parse().expect("FAST parses");
+    for (key, value) in changes.parse::<toml::Table>().expect("the knobs of the case parse") {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => old.extend(new),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+    table.try_into().expect("the knobs exist")
+}
+
+fn host(secs: u64) -> Scenario {
+    Scenario::new("table", Span::from_secs(secs))
+}
+
+/// 12 MiB idle, 4 MiB hot.
+fn cache() -> ProcSpec {
+    let regions = vec![RegionSpec::new(12 * MIB, Pattern::Idle), RegionSpec::new(4 * MIB, Pattern::Hot { pages: 4 * MIB })];
+    ProcSpec::new("cache", regions)
+}
+
+/// Runs it, and expects exactly these rules of this policy.
+fn check(scenario: Scenario, changes: &str, policy: PolicyId, expect: &str) -> SimReport {
+    let report = run(1, &scenario, &knobs(changes));
+    let mut said = BTreeSet::new();
+    for decision in &report.decisions {
+        said.extend(decision.plan.iter().filter(|s| s.by == policy).map(|s| s.reason.rule.name()));
+        said.extend(decision.report.holds.iter().filter(|h| h.by == policy).map(|h| h.reason.rule.name()));
+        said.extend(decision.report.idles.iter().filter(|i| i.policy == policy).map(|i| i.reason.rule.name()));
+    }
+    let said = said.into_iter().collect::<Vec<_>>().join(" ");
+    assert_eq!(said, expect, "{policy} with {changes}");
+    report
+}
+
+fn taken(report: &SimReport) -> u64 {
+    report.truth.of("cache").taken.0
+}
+
+#[test]
+fn autocold() {
+    let by = PolicyId::Autocold;
+    let steady = || host(120).with(cache());
+    let report = check(steady(), "", by, "autocold-idle nothing-cold settling warm-up");
+    assert_eq!(taken(&report), 12 * MIB);
+    // Each refusal, and the knob that makes it.
+    check(steady(), "autocold = { enabled = false }", by, "turned-off");
+    check(steady(), "autocold = { warmup_s = 300 }", by, "warm-up");
+    check(steady(), "autocold = { min_idle_s = 300 }", by, "nothing-cold warm-up");
+    let report = check(steady(), "target = [{ comm = 'cache', floor_mib = 10 }]", by, "autocold-idle floor settling warm-up");
+    assert_eq!(taken(&report), 6 * MIB);
+    check(steady(), "target = [{ comm = 'cache', policy = 'slide' }]", by, "");
+    let report = check(steady(), "budget = { moved_mib_per_s = 0 }", by, "budget-spent warm-up");
+    assert_eq!(taken(&report), 0);
+    let report = check(steady(), "arm = { quota_mib_per_s = 0 }", by, "warm-up");
+    assert_eq!(taken(&report), 0);
+    // The same advice is not repeated while nobody follows it.
+    let report = check(steady(), "daemon = { act = false, arm = true }", by, "autocold-idle settling warm-up");
+    assert_eq!(taken(&report), 0);
+    let advice = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| matches!(s.action, Action::PageOut { .. }));
+    assert!((1..=3).contains(&advice.count()));
+    let report = check(steady(), "autocold = { mild = true }", by, "autocold-idle settling warm-up");
+    assert_eq!(taken(&report), 0);
+}
+
+#[test]
+fn autocold_and_the_host() {
+    let by = PolicyId::Autocold;
+    let mut bare = host(60).with(cache());
+    bare.swap = None;
+    check(bare, "", by, "no-swap");
+    let mut handless = host(60).with(cache());
+    handless.lacks = vec![Need::ProcessMadvise];
+    check(handless, "", by, "host-lacks");
+    let mut small = host(120).with(cache());
+    small.swap = Some(SwapSpec { size: Bytes::from_mib(10), backing: SwapBacking::Zram, limit: Bytes::ZERO });
+    let report = check(small, "", by, "autocold-idle settling swap-reserve warm-up");
+    assert!((8 * MIB - 1..=8 * MIB).contains(&taken(&report)), "{}", taken(&report));
+    let mut dense = cache();
+    dense.regions[0].cost = INCOMPRESSIBLE;
+    check(host(120).with(dense), "", by, "autocold-idle settling swap-saves-nothing warm-up");
+    let limited = host(120).with(cache()).at(1, Change::SwapLimit { cgroup: cache().cgroup, limit: Bytes::from_mib(5) });
+    let report = check(limited, "", by, "autocold-idle cgroup-swap-limit settling warm-up");
+    assert!(taken(&report) <= 5 * MIB);
+    let blind = host(60).with(cache()).at(1, Change::Blind(Source::Host));
+    check(blind, "", by, "source-blind");
+    let paused = host(60).with(cache()).at(1, Change::Request(|_| Request::Pause { by: "table".into() }, ""));
+    check(paused, "", by, "paused");
+}
+
+#[test]
+fn autocold_brakes() {
+    let by = PolicyId::Autocold;
+    // What was cold is wanted again: what comes back is over the SLO.
+    let wake = Change::Pattern { comm: "cache", region: 0, pattern: Pattern::Hot { pages: 12 * MIB } };
+    let woken = host(150).with(cache()).at(90, wake);
+    let report = check(woken, "", by, "autocold-idle nothing-cold refault-brake settling warm-up");
+    assert_eq!(taken(&report), 12 * MIB);
+}
+
+#[test]
+fn slide() {
+    let by = PolicyId::Slide;
+    let steady = || host(120).with(cache());
+    let slide = "target = [{ comm = 'cache', policy = 'slide' }]\n";
+    let with = |more: &str| format!("{slide}{more}");
+    let report = check(steady(), slide, by, "nothing-cold settling slide-cold subject-taken warm-up");
+    assert_eq!(taken(&report), 12 * MIB);
+    check(steady(), &with("slide = { threshold = 0 }"), by, "turned-off");
+    check(steady(), &with("slide = { enabled = false }"), by, "turned-off");
+    check(steady(), &with("slide = { free_below_percent = 0 }"), by, "gate-closed");
+    // Of the host's memory nearly all is free.
+    check(steady(), &with("slide = { free_below_percent = 50 }"), by, "gate-closed");
+    let rule = "slide = { free_below_percent = 99 }";
+    let report = check(steady(), &with(rule), by, "nothing-cold settling slide-cold subject-taken warm-up");
+    assert_eq!(taken(&report), 12 * MIB);
+    check(steady(), &with("slide = { free_below_percent = 99, resident_over_mib = 16 }"), by, "gate-closed");
+    let half = with("slide = { dram_percent = 50 }");
+    let report = check(steady(), &half, by, "gate-closed nothing-cold settling slide-cold subject-taken warm-up");
+    assert!((8 * MIB - 2..=8 * MIB + 64).contains(&taken(&report)), "{}", taken(&report));
+}
+
+#[test]
+fn arm() {
+    let by = PolicyId::Arm;
+    let steady = || host(60).with(cache());
+    let armed = |report: &SimReport| {
+        let steps = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| s.by == by);
+        steps.map(|s| s.action.pages().0).fold((0, 0), |(steps, pages), more| (steps + 1, pages + more))
+    };
+    let always = check(steady(), "arm = { longest_walks = 1, share_permil = 1000 }", by, "arm-young");
+    assert!(armed(&always).0 >= 25, "one arming per walk");
+    let adaptive = check(steady(), "", by, "arm-young");
+    assert!(armed(&adaptive).1 <= armed(&always).1 / 2, "{:?} against {:?}", armed(&adaptive), armed(&always));
+    check(steady(), "daemon = { act = false }", by, "turned-off");
+    check(steady(), "daemon = { act = false, arm = true }", by, "arm-young");
+    check(steady(), "arm = { quota_mib_per_s = 0 }", by, "turned-off");
+    check(steady(), "target = [{ comm = 'cache', policy = 'watch' }]", by, "");
+    check(steady(), "arm = { quota_mib_per_s = 1 }", by, "arm-young budget-spent");
+    let growing = ProcSpec::new("other", vec![RegionSpec::new(64 * MIB, Pattern::Growing { pages: MIB })]);
+    let mut tight = steady().with(growing);
+    (tight.memory, tight.swap) =
+        (Bytes::from_mib(32), Some(SwapSpec { size: Bytes::from_mib(100), backing: SwapBacking::Disk, limit: Bytes::ZERO }));
+    check(tight.clone(), "brake = { memory_some_centipercent = 0 }", by, "arm-young pressure-brake");
+    check(tight, "brake = { memory_some_centipercent = 10000 }", by, "arm-young under-reclaim");
+    check(steady().at(20, Change::Starve("cache")), "", by, "arm-young starved");
+}
+
+#[test]
+fn watch() {
+    let by = PolicyId::Watch;
+    let two = || host(61).with(cache()).with(ProcSpec::new("other", vec![RegionSpec::new(8 * MIB, Pattern::Idle)]));
+    let walks = |report: &SimReport| report.decisions.iter().flat_map(|d| &d.plan).filter(|s| s.by == by).count();
+    let report = check(two(), "", by, "not-selected scan-due");
+    assert!((29..=31).contains(&walks(&report)), "one walk a period");
+    check(two(), "target = [{ comm = 'other', exclude = true }, { comm = '*' }]", by, "excluded scan-due");
+    let report = check(two(), "daemon = { act = false }\ntarget = []", by, "scan-due");
+    assert!((58..=62).contains(&walks(&report)), "read only, the largest are walked");
+    check(two(), "target = []", by, "not-selected");
+    let third = ProcSpec::new("sshd", vec![RegionSpec::new(12 * MIB, Pattern::Idle)]);
+    check(
+        two().with(third),
+        "scan = { min_resident_mib = 10 }\ndaemon = { all = true }\ntarget = []",
+        by,
+        "protected scan-due too-small",
+    );
+    check(two(), "scan = { max_procs = 1 }\ntarget = [{ comm = '*' }]", by, "scan-due too-small");
+    let look = Change::Request(|proc| Request::Look { proc, by: "table".into() }, "other");
+    check(two().at(30, look), "", by, "not-selected scan-asked scan-due");
+    check(two().at(0, Change::Blind(Source::Walker)), "", by, "source-blind");
+}
+
+/// Where walks take more of a core than they may, the dear ones come less often and the cheap ones do not.
+#[test]
+fn dear_walks_are_spaced() {
+    let giant = ProcSpec::new("giant", vec![RegionSpec::new(256 * MIB, Pattern::Idle)]);
+    let walks = |permil: u64| {
+        let scan =
+            format!("scan = {{ period_ms = 100, walk_permil_of_core = {permil} }}\ntarget = [{{ comm = '*', policy = 'watch' }}]");
+        let report = check(host(20).with(cache()).with(giant.clone()), &scan, PolicyId::Watch, "scan-due");
+        let scans = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| s.by == PolicyId::Watch);
+        // The sim starts them in this order, with ascending pids.
+        let mut walks = scans.fold(BTreeMap::new(), |mut walks, s| {
+            *walks.entry(s.action.proc()).or_insert(0) += 1;
+            walks
+        });
+        let giant = walks.pop_last().map_or(0, |(_, walks)| walks);
+        (walks.values().sum::<u32>(), giant)
+    };
+    let (cache, giant) = walks(1000);
+    assert!((195..=201).contains(&cache) && (195..=201).contains(&giant), "{cache} {giant}");
+    // 0.1 ms in 100: the giant's walk takes 0.2, more than its part.
+    let (cache, giant) = walks(1);
+    assert!((195..=201).contains(&cache) && (48..=53).contains(&giant), "{cache} {giant}");
+}
+
+/// The same stream with one knob set otherwise just before decision `k` (an index): that decision.
+fn with_knob(report: &SimReport, k: usize, config: &Config) -> Decision {
+    let (mut governor, mut events) = (Governor::new(), report.events.iter().peekable());
+    for (i, decision) in report.decisions[..=k].iter().enumerate() {
+        if i == k {
+            let (seq, at) = (report.decisions[k - 1].after, report.decisions[k - 1].at);
+            governor.absorb(&Stamped { seq, at, event: Event::Config(canonical(config)) });
+        }
+        while let Some(event) = events.next_if(|e| e.seq <= decision.after) {
+            governor.absorb(event);
+        }
+        let again = governor.decide(decision.at);
+        if i == k {
+            return again;
+        }
+        assert_eq!(again, *decision);
+    }
+    unreachable!("k is one of the decisions")
+}
+
+/// What a policy said about a subject, without numbers that change by themselves.
+fn word(decision: &Decision, by: PolicyId, subject: Subject) -> Vec<String> {
+    let step = |s: &&Step| s.by == by && Subject::Proc(s.action.proc()) == subject;
+    let steps = decision.plan.iter().filter(step).map(|s| format!("{} {:?}", s.action.verb(), s.action.ranges()));
+    let holds = decision.report.holds.iter().filter(|h| h.by == by && h.subject == subject);
+    let idles = decision.report.idles.iter().filter(|i| i.policy == by).map(|i| i.reason.rule.to_string());
+    steps.chain(holds.map(|h| h.reason.rule.to_string())).chain(idles).collect()
+}
+
+/// Each reason names knobs and the value of each that would have decided otherwise: it would have.
+fn flips(scenario: &Scenario, changes: &str) -> BTreeSet<String> {
+    let report = run(1, scenario, &knobs(changes));
+    let mut tried = BTreeSet::new();
+    for (k, decision) in report.decisions.iter().enumerate().skip(1) {
+        let steps = decision.plan.iter().map(|s| (s.by, Subject::Proc(s.action.proc()), &s.reason));
+        let holds = decision.report.holds.iter().map(|h| (h.by, h.subject, &h.reason));
+        let idles = decision.report.idles.iter().map(|i| (i.policy, Subject::Host, &i.reason));
+        for (by, subject, reason) in steps.chain(holds).chain(idles) {
+            for evidence in &reason.evidence {
+                let (Some(knob), Some(value)) = (evidence.knob.as_deref(), evidence.flips_at) else { continue };
+                let (table, key) = knob.split_once('.').expect("a knob is table.key");
+                if table == "target" || !tried.insert((format!("{} {knob}", reason.rule), by)) {
+                    continue;
+                }
+                let mut otherwise = toml::Table::try_from(knobs(changes)).expect("a configuration is a table");
+                otherwise[table][key] = i64::try_from(value).expect("knobs are small").into();
+                let otherwise = otherwise.try_into().expect("the knob is a number");
+                let (was, would) = (word(decision, by, subject), word(&with_knob(&report, k, &otherwise), by, subject));
+                assert_ne!(
+                    was, would,
+                    "decision {} at {}: {reason}: {knob} = {value} changes nothing",
+                    decision.number, decision.at
+                );
+            }
+        }
+    }
+    tried.into_iter().map(|(what, _)| what).collect()
+}
+
+#[test]
+fn the_knob_that_is_named_would_have_decided_otherwise() {
+    let zipf = || ProcSpec::new("cache", vec![RegionSpec::new(12 * MIB, Pattern::Zipf { touches: 60 })]);
+    let wake = || Change::Pattern { comm: "cache", region: 0, pattern: Pattern::Hot { pages: 12 * MIB } };
+    let mut small = host(90).with(cache());
+    small.swap = Some(SwapSpec { size: Bytes::from_mib(10), backing: SwapBacking::Zram, limit: Bytes::ZERO });
+    let mut dense = cache();
+    dense.regions[0].cost = INCOMPRESSIBLE;
+    let cases: [(Scenario, &str); 13] = [
+        (host(90).with(cache()), ""),
+        (host(90).with(cache()), "budget = { moved_mib_per_s = 0 }"),
+        (host(90).with(cache()), "autocold = { slo_permil_per_min = 1 }"),
+        (host(60).with(cache()), "autocold = { min_idle_s = 300 }"),
+        (host(60).with(cache()), "arm = { quota_mib_per_s = 1 }"),
+        (host(90).with(cache()), "target = [{ comm = 'cache', policy = 'slide' }]"),
+        (host(60).with(cache()), "target = [{ comm = 'cache', policy = 'slide' }]\nslide = { free_below_percent = 50 }"),
+        (host(20).with(cache()), "scan = { min_resident_mib = 40 }"),
+        (host(90).with(zipf()), "autocold = { slo_permil_per_min = 50 }\narm = { longest_walks = 1, share_permil = 1000 }"),
+        (host(90).with(zipf()), "autocold = { slo_permil_per_min = 900 }\narm = { longest_walks = 1, share_permil = 1000 }"),
+        (host(90).with(cache()).at(60, wake()), ""),
+        (small, ""),
+        (host(90).with(dense), ""),
+    ];
+    let mut all = BTreeSet::new();
+    for (scenario, changes) in cases {
+        all.extend(flips(&scenario, changes));
+    }
+    let all: Vec<String> = all.into_iter().collect();
+    let expect = [
+        "arm-young arm.quota_mib_per_s",
+        "autocold-idle autocold.min_idle_s",
+        "autocold-idle autocold.slo_permil_per_min",
+        "autocold-idle budget.swap_free_permil",
+        "budget-spent arm.quota_mib_per_s",
+        "budget-spent budget.moved_mib_per_s",
+        "gate-closed slide.free_below_percent",
+        "nothing-cold autocold.min_idle_s",
+        "nothing-cold autocold.slo_permil_per_min",
+        "refault-brake autocold.slo_permil_per_min",
+        "refault-brake brake.hold_s",
+        "slide-cold slide.threshold",
+        "swap-reserve budget.swap_free_permil",
+        "swap-saves-nothing budget.swap_cost_permil",
+        "too-small scan.min_resident_mib",
+        "warm-up autocold.warmup_s",
+    ];
+    assert_eq!(all, expect);
+}
