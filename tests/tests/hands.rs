@@ -148,8 +148,8 @@ fn arming_clears_what_it_says_and_touches_nothing_else() {
     let outcome = apply(Action::Arm { proc, ranges: vec![range(&hog, 0, 16384)] }, vec![Guard::Alive(proc)]);
     assert_eq!((&outcome.end, outcome.done.pages), (&End::Done, Pages(16384)));
     eprintln!("arm: {} ns of CPU a page, {} system calls", outcome.done.cpu_ns / 16384, outcome.done.syscalls);
-    // Two slices of 32 MiB with one read of pagemap each, in calls of 8 MiB.
-    assert!(outcome.done.syscalls < 30, "{}", outcome.done.syscalls);
+    // Calls are made smaller where pages cost more (an emulated guest), but never as small as sixteen pages for one here.
+    assert!(outcome.done.syscalls < 16384 / 16, "{}", outcome.done.syscalls);
     let armed = mapping(&hog).referenced;
     hog.read(100..612).expect("answers");
     assert_eq!(mapping(&hog).referenced.saturating_sub(armed), Bytes::from_kib(512 * 4));

@@ -47,7 +47,8 @@ fn a_process_whose_name_looks_like_fields() {
             proc: ProcKey { pid: 101, start: 4242 },
             parent: 1,
             comm: ") R 1 (a b) (".into(),
-            exe: "/opt/my app/bin (deleted)".into(),
+            // A tree of plain files has no links.
+            exe: String::new(),
             uid: 33,
             cgroup: "/web:1/a b".into(),
             cgroup_id,
@@ -67,6 +68,21 @@ fn a_process_whose_name_looks_like_fields() {
             waited: Span(9_000_000_123),
         }
     );
+}
+
+/// A real process, of a program that has a space in its name and is not there any more.
+#[test]
+fn the_program_of_a_process_is_what_it_was_started_from() {
+    let scratch = memtier_tests::scratch();
+    let program = scratch.path().join("my app");
+    fs::copy("/bin/sleep", &program).expect("a copy");
+    let mut child = std::process::Command::new(&program).arg("60").spawn().expect("it starts");
+    fs::remove_file(&program).expect("its file goes");
+    let sample = proc::sample(&Root::host(), None, child.id());
+    child.kill().expect("it is ours");
+    child.wait().expect("it ends");
+    let sample = sample.expect("reads");
+    assert_eq!((sample.comm, sample.exe), ("my app".to_owned(), format!("{} (deleted)", program.display())));
 }
 
 #[test]

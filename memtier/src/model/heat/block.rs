@@ -1,8 +1,9 @@
 //! What is known of the 512 pages of one block, in under four bytes a page.
 //!
-//! A page is *young* (its accessed bit read 1 in the last walk) or *old* (it read 0). The block has a *base*: the moment
-//! from which its zeros count. Arming sets it; so does anyone else who clears a bit, for then idle time is told apart
-//! from before only by starting anew. The byte `age` has two readings:
+//! A page is *young* (its accessed bit read 1) or *old* (it read 0). The block has a *base*: the moment from which its zeros
+//! count. Arming sets it. In a block that we do not ask, or not any more, so does anyone else who clears a bit, for then idle
+//! time is told apart from before only by starting anew; in one that we keep asking, a page stays young until it is asked.
+//! The byte `age` has two readings:
 //!
 //! - young: rounds from the base to the walk that saw the first access;
 //! - old: idle ticks *before* the base. The idle age now is `age + (tick(now) - base tick)`: it grows by itself, and
@@ -152,6 +153,8 @@ impl Block {
         let (accessed, present, swapped) = sane(sample);
         // Who maps a page or brings it back touches it, though an arming may have cleared the bit since.
         self.count(&accessed.or(&present.and_not(&self.present)), &sample.dirty, counting);
+        let told = counting == Counting::No && sample.leaf == self.leaf && self.asked_lately(moment);
+        let accessed = if told { accessed.or(&self.young.and(&present)) } else { accessed };
         let same = accessed == self.young && present == self.present && swapped == self.swapped && sample.leaf == self.leaf;
         let had = self.gain();
         if !same {
@@ -164,6 +167,12 @@ impl Block {
         }
         let Gain { present, swapped, young, emptied } = self.gain();
         Gain { present: present - had.present, swapped: swapped - had.swapped, young: young - had.young, emptied }
+    }
+
+    /// We ask this block and will again. Then a bit that others clear (DAMON does, many a second) takes nothing back: the page
+    /// was accessed since it was asked, and to believe the zero would move the base under the answers of its neighbours.
+    const fn asked_lately(&self, moment: Moment) -> bool {
+        self.armed_round > 0 && moment.round.saturating_sub(self.armed_round) <= 2 << moment.longest
     }
 
     /// The round after an arming: did the pages answer as expected, and when are they asked again?

@@ -5,6 +5,9 @@ use super::*;
 use crate::vocab::{BLOCK_BYTES, Bits, BlockSample, NodeId, PAGE_BYTES, Permil};
 use proptest::prelude::*;
 
+/// Longest period of a block: short, so that blocks are forgotten by whoever asks them.
+const LONGEST: u32 = 2;
+
 /// What one page is, told slowly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Page {
@@ -16,12 +19,15 @@ enum Page {
 #[derive(Default)]
 struct Oracle {
     pages: BTreeMap<(u64, usize), Page>,
-    armed: std::collections::BTreeSet<u64>,
+    walks: u32,
+    /// Walk after which the block was asked last.
+    armed: BTreeMap<u64, u32>,
     promotions: Vec<u64>,
 }
 
 impl Oracle {
     fn walk(&mut self, tick: u64, blocks: &[BlockSample]) {
+        self.walks += 1;
         let listed: Vec<u64> = blocks.iter().map(|b| b.block.0).collect();
         self.pages.retain(|k, _| listed.contains(&k.0));
         for b in blocks {
@@ -30,6 +36,7 @@ impl Oracle {
             if !known {
                 self.armed.remove(&id);
             }
+            let told = self.armed.get(&id).is_some_and(|walk| self.walks - walk <= 2 * LONGEST);
             let (mut fallen, mut young_before) = (false, Vec::new());
             for page in 0..512 {
                 let before = self.pages.remove(&(id, page));
@@ -45,8 +52,8 @@ impl Oracle {
                     self.promotions.push(tick - from);
                 }
                 let after = match before {
-                    None if accessed => Page::Young { proven: self.armed.contains(&id) },
-                    Some(Page::Young { proven }) if accessed => {
+                    None if accessed => Page::Young { proven: self.armed.contains_key(&id) },
+                    Some(Page::Young { proven }) if accessed || told && present => {
                         young_before.push(page);
                         Page::Young { proven }
                     }
@@ -72,7 +79,7 @@ impl Oracle {
                 *page = Page::Old { from: tick, swapped: false };
             }
         }
-        self.armed.insert(id);
+        self.armed.insert(id, self.walks);
     }
 }
 
@@ -232,6 +239,7 @@ proptest! {
     #[test]
     fn the_clever_model_and_the_slow_one_agree(steps in prop::collection::vec((0u64..5, prop::collection::vec(any_sample(3, false), 1..4), prop::option::of(0u64..3)), 1..11)) {
         let (mut rig, mut oracle, mut tick, first) = (Rig::default(), Oracle::default(), 0, steps[0].0);
+        rig.config.arm.longest_walks = u64::from(LONGEST);
         for (pause, mut blocks, arm) in steps {
             blocks.sort_by_key(|b| b.block);
             blocks.dedup_by_key(|b| b.block);

@@ -112,11 +112,14 @@ fn idle_age_telescopes_over_arming_of_the_neighbours() {
 }
 
 #[test]
-fn a_bit_cleared_by_others_moves_the_base() {
+fn a_bit_cleared_by_others_moves_the_base_where_we_do_not_ask() {
     let mut rig = Rig::default();
+    rig.config.arm.longest_walks = 1;
     rig.walk(0, vec![base(8, Bits::ALL, Bits::ALL)]);
     rig.arm(0, 8);
-    rig.walk(30, vec![base(8, bits(0..100), Bits::ALL)]);
+    for at in [30, 40, 50] {
+        rig.walk(at, vec![base(8, bits(0..100), Bits::ALL)]);
+    }
     let rates = |rig: &Rig| [0, 60, 300].map(|page| rig.proc().blocks_for_test(8).hits[page]);
     let before = rates(&rig);
     // Reclaim cleared 50..100; 0..50 still read 1, but of what?
@@ -131,6 +134,27 @@ fn a_bit_cleared_by_others_moves_the_base() {
     rig.walk(105, vec![base(8, bits(0..50), Bits::ALL)]);
     assert_eq!(rig.pages(105), ([462, 412, 0, 0, 0, 0], 50, 0, 0));
     assert_eq!(rig.ages(105, 0), (3, 7, 462));
+}
+
+#[test]
+fn a_bit_cleared_by_others_takes_nothing_back_while_we_ask() {
+    // Page 0 is accessed in every second round, 1 in the first; others clear every bit after each walk of the second rig.
+    let (mut alone, mut beside) = (Rig::default(), Rig::default());
+    let ask = |rig: &mut Rig, bits: [Bits; 4]| {
+        for (walk, accessed) in (0..).zip(bits) {
+            rig.walk(walk * 15, vec![base(8, accessed, Bits::ALL)]);
+            if walk == 0 {
+                rig.arm(1, 8);
+            }
+        }
+        rig.arm(61, 8);
+    };
+    ask(&mut alone, [Bits::ALL, bits([0, 1]), bits([0, 1]), bits([0, 1])]);
+    ask(&mut beside, [Bits::ALL, bits([0, 1]), Bits::NONE, bits([0])]);
+    assert_eq!(alone.proc(), beside.proc());
+    assert_eq!(beside.pages(61), ([510, 510, 0, 0, 0, 0], 0, 0, 0));
+    assert_eq!(beside.ages(61, 0), (0, 4, 512));
+    assert_eq!([1, 2].map(|page| beside.proc().rate_permil(BlockId(8), page)), [Some(Permil(931)), Some(Permil(8))]);
 }
 
 #[test]

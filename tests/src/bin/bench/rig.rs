@@ -8,7 +8,7 @@ use memtier::observe::cgroup::Hierarchy;
 use memtier::observe::host::HostSensor;
 use memtier::observe::psi::PsiObserver;
 use memtier::observe::walker::Walker;
-use memtier::observe::{Observer as _, Polled, Watched, probe, proc};
+use memtier::observe::{Observer, Polled, Watched, probe, proc};
 use memtier::plan::Governor;
 use memtier::sys::clock::{boottime, thread_cpu};
 use memtier::sys::files::Root;
@@ -17,6 +17,7 @@ use memtier::vocab::{
 };
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 const SENSE_EVERY: Duration = Duration::from_secs(2);
 
@@ -95,22 +96,18 @@ impl Rig {
     pub fn run(&mut self, mut told: impl FnMut(&Self, Seen) -> Result<bool, String>) -> Result<(), String> {
         let entered = self.runtime.handle().clone();
         let _entered = entered.enter();
-        let mut host = Polled::new(HostSensor { root: Root::host() }, SENSE_EVERY);
-        let mut psi = PsiObserver::new(
-            Root::host(),
-            None,
-            Watched::default(),
-            SENSE_EVERY,
-            self.governor.config().brake.memory_some_centipercent,
-        );
+        let stall = self.governor.config().brake.memory_some_centipercent;
+        // Each in a task of its own: a look that is dropped half way is lost, and the eyes have something to say all the time.
+        let (to_us, mut told_by) = mpsc::channel(64);
+        pump(Polled::new(HostSensor { root: Root::host() }, SENSE_EVERY), to_us.clone());
+        pump(PsiObserver::new(Root::host(), None, Watched::default(), SENSE_EVERY, stall), to_us);
         loop {
             let due = Duration::from_nanos(self.governor.due().since(boottime()).0);
             let Self { runtime, eyes, .. } = self;
             let event = runtime.block_on(async {
                 tokio::select! {
                     event = eyes.next() => Some(event),
-                    event = host.next() => Some(event),
-                    event = psi.next() => Some(event),
+                    event = told_by.recv() => event,
                     () = tokio::time::sleep(due) => None,
                 }
             });
@@ -181,6 +178,10 @@ impl Rig {
             }
         }
     }
+}
+
+fn pump(mut observer: impl Observer + Send + 'static, to: mpsc::Sender<Event>) {
+    tokio::spawn(async move { while to.send(observer.next().await).await.is_ok() {} });
 }
 
 fn ended(step: &Step, began: Time, pages: Pages, end: End) -> Outcome {
