@@ -1,7 +1,8 @@
 //! The hands on real processes and a real swap area. Root; the swap is on a zram device that each test makes and removes.
 #![cfg(feature = "host")]
 
-use memtier::act::{Actuator as _, Hands};
+use memmap2::MmapMut;
+use memtier::act::{Actuator as _, Hands, Kernel};
 use memtier::config;
 use memtier::observe::cgroup::Hierarchy;
 use memtier::observe::maps::{self, Mapping, Tmpfs};
@@ -9,6 +10,7 @@ use memtier::observe::standin::StandIn;
 use memtier::observe::{Sensor as _, host::HostSensor, proc};
 use memtier::sys::clock::boottime;
 use memtier::sys::files::Root;
+use memtier::sys::page_idle::{BITMAP, Bitmap};
 use memtier::vocab::{
     Action, AddrRange, Bytes, Charge, End, Event, Guard, Outcome, Pages, Permil, PolicyId, ProcKey, ProcSample, Reason, Rule,
     Sample, Span, Step, StepId,
@@ -17,6 +19,8 @@ use memtier_tests::hog::{Fill, Hog};
 use memtier_tests::zram::Zram;
 use memtier_tests::{footing, need};
 use procfs::process::{PageInfo, Process};
+use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Mutex;
 
 /// One swap area at a time, so that each test finds its pages in its own.
@@ -154,6 +158,73 @@ fn arming_clears_what_it_says_and_touches_nothing_else() {
     hog.read(100..612).expect("answers");
     assert_eq!(mapping(&hog).referenced.saturating_sub(armed), Bytes::from_kib(512 * 4));
     assert_eq!(pages(&hog, 0, 16384), (16384, 0));
+}
+
+/// Arms over a file in place of the kernel's bitmap (no kernel here has one), which shows what would be asked of it, not
+/// what it would do. Checks that the marks are the frames of the ranges.
+fn arm_by_bitmap(proc: ProcKey, ranges: &[AddrRange]) -> Outcome {
+    let scratch = memtier_tests::scratch();
+    let root = Root::at(scratch.path());
+    fs::create_dir_all(root.path(BITMAP).parent().expect("below the root")).expect("scratch");
+    let arm = step(Action::Arm { proc, ranges: ranges.to_vec() }, vec![Guard::Alive(proc)]);
+    // The kernel moves pages to make room for huge ones: such a try shows nothing.
+    for _ in 0..50 {
+        fs::File::create(root.path(BITMAP)).and_then(|file| file.set_len(1 << 20)).expect("a sparse file");
+        let kernel = Kernel::with(Some(Bitmap::open(&root, true).expect("opens")));
+        let before = frames(proc.pid, ranges);
+        let outcome = Hands::with(kernel, &config::Arm::default()).apply(&arm);
+        if frames(proc.pid, ranges) == before {
+            let marked = marked(&fs::read(root.path(BITMAP)).expect("reads"));
+            assert!(marked == before, "{} frames, {} marked, {} of them", before.len(), marked.len(), (&marked & &before).len());
+            return outcome;
+        }
+    }
+    panic!("the kernel does not leave these pages alone");
+}
+
+/// The frames of present pages, by `procfs`.
+fn frames(pid: u32, ranges: &[AddrRange]) -> BTreeSet<u64> {
+    let mut pagemap = Process::new(pid as i32).and_then(|p| p.pagemap()).expect("root reads pagemap");
+    let mut infos = |r: &AddrRange| pagemap.get_range_info((r.start >> 12) as usize..(r.end >> 12) as usize).expect("reads");
+    let frame = |info: PageInfo| match info {
+        PageInfo::MemoryPage(page) => Some(page.get_page_frame_number().0),
+        PageInfo::SwapPage(_) => None,
+    };
+    ranges.iter().flat_map(&mut infos).filter_map(frame).collect()
+}
+
+/// Frames whose bit is set.
+fn marked(bitmap: &[u8]) -> BTreeSet<u64> {
+    let words = bitmap.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes));
+    words.zip(0..).flat_map(|(word, at)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit)).collect()
+}
+
+#[test]
+fn exactly_the_frames_asked_for_are_marked() {
+    need!(footing::root());
+    for hog in [Hog::start(64, Fill::Half), Hog::huge(64, Fill::Half)] {
+        let hog = hog.expect("starts");
+        // One slice: a file loses what a later write of the same word leaves out, where the kernel only adds marks.
+        let outcome = arm_by_bitmap(key(&hog), &[range(&hog, 0, 4096), range(&hog, 8192, 4096)]);
+        assert_eq!((outcome.end, outcome.done.pages, outcome.missed), (End::Done, Pages(8192), vec![]));
+        eprintln!("arm by bitmap: {} system calls for 8192 pages", outcome.done.syscalls);
+        assert_eq!(pages(&hog, 0, 16384), (16384, 0));
+    }
+}
+
+#[test]
+fn locked_pages_are_refused_to_advice_and_marked_by_frame() {
+    need!(footing::root());
+    let mut memory = MmapMut::map_anon(64 << 12).expect("maps");
+    memory.fill(1);
+    memory.lock().expect("root may lock");
+    let start = memory.as_ptr() as u64;
+    let all = AddrRange { start, end: start + memory.len() as u64 };
+    let proc = sample(std::process::id()).proc;
+    let advised = apply(Action::Arm { proc, ranges: vec![all] }, vec![]);
+    assert_eq!((advised.done.pages, advised.missed), (Pages(0), vec![all]));
+    let outcome = arm_by_bitmap(proc, &[all]);
+    assert_eq!((outcome.end, outcome.done.pages, outcome.missed), (End::Done, Pages(64), vec![]));
 }
 
 #[test]

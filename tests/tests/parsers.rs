@@ -316,6 +316,20 @@ fn idle_tree(dir: &Path) -> Root {
 }
 
 #[test]
+fn page_idle_is_there_for_who_may_write_it_and_see_frames() {
+    let scratch = memtier_tests::scratch();
+    let root = idle_tree(scratch.path());
+    let fact = || probe::facts(&root, vec![]).facts.remove(&Need::PageIdle).expect("probed");
+    let status = root.path("/proc/self/status");
+    fs::write(&status, "CapEff:\t0000000000200000\n").expect("scratch");
+    assert_eq!(fact().answer, Answer::Yes);
+    fs::write(&status, "CapEff:\t0000000000000000\n").expect("scratch");
+    assert!(fact().answer == Answer::No && fact().how.contains("no CAP_SYS_ADMIN"), "{:?}", fact());
+    fs::remove_file(root.path("/sys/kernel/mm/page_idle/bitmap")).expect("scratch");
+    assert!(fact().answer == Answer::No && fact().remedy.contains("CONFIG_IDLE_PAGE_TRACKING"), "{:?}", fact());
+}
+
+#[test]
 fn page_idle_stands_in() {
     let scratch = memtier_tests::scratch();
     let root = idle_tree(scratch.path());

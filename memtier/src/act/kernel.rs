@@ -4,6 +4,7 @@ use super::Calls;
 use crate::sys::clock;
 use crate::sys::files::{field, start_ticks};
 use crate::sys::memory::{self, Advice};
+use crate::sys::page_idle::{Bitmap, Words};
 use crate::sys::pagemap::{Entry, Flags, FrameFlags, PageMap};
 use crate::sys::psi::Stall;
 use crate::vocab::{AddrRange, Bytes, ProcKey, Time};
@@ -24,6 +25,8 @@ pub struct Kernel {
     meminfo: Option<File>,
     pressure: Option<File>,
     frames: Option<FrameFlags>,
+    /// Where the kernel tracks idle pages and we may mark them.
+    bitmap: Option<Bitmap>,
     held: Option<Held>,
     calls: u64,
 }
@@ -39,6 +42,11 @@ struct Held {
 }
 
 impl Kernel {
+    #[must_use]
+    pub fn with(bitmap: Option<Bitmap>) -> Self {
+        Self { bitmap, ..Self::default() }
+    }
+
     /// Reads a small file of /proc through a descriptor that stays open.
     fn reread(file: &mut Option<File>, path: &str, calls: &mut u64) -> io::Result<String> {
         let file = match file {
@@ -125,6 +133,18 @@ impl Calls for Kernel {
             file.write_all(text.as_bytes())?;
         }
         Ok(())
+    }
+
+    fn has_page_idle(&self) -> bool {
+        self.bitmap.is_some()
+    }
+
+    fn mark_idle(&mut self, words: &Words) -> io::Result<usize> {
+        self.calls += 1;
+        match &self.bitmap {
+            Some(bitmap) => bitmap.mark(words),
+            None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+        }
     }
 
     fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {

@@ -2,12 +2,15 @@
 //!
 //! Cost (docs/hands.md has the figures): per slice one vector call per 1024 ranges and two reads of pagemap per 16,384
 //! pages. The slice bounds how long mmap() and munmap() in the target can wait: advice holds its mmap_lock throughout.
+//! Marking pages idle takes no lock of the target, and one write per run of frames.
 
 use super::snapshot::{Snapshot, portions, whole_folios};
 use super::{Actuator, Kernel};
 use crate::config;
 use crate::plan::calls::{COLD_SLICE, PAGE_OUT_CALL, PAGE_OUT_SLICE};
+use crate::sys::files::Root;
 use crate::sys::memory::{Advice, MOST_RANGES};
+use crate::sys::page_idle::{self, Bitmap, Words};
 use crate::sys::pagemap::{Entry, Flags};
 use crate::vocab::{
     Action, AddrRange, Amount, BLOCK_BYTES, Bytes, End, Fault, Guard, Outcome, PAGE_BYTES, Pages, Permil, ProcKey, Span, Step, Time,
@@ -25,6 +28,9 @@ pub trait Calls {
     fn advise(&mut self, ranges: &[AddrRange], advice: Advice) -> io::Result<u64>;
     fn has_swap_pages(&self) -> bool;
     fn swap_pages(&mut self, addresses: &[u64]) -> io::Result<()>;
+    fn has_page_idle(&self) -> bool;
+    /// Marks frames idle; returns how many of the words were taken.
+    fn mark_idle(&mut self, words: &Words) -> io::Result<usize>;
     /// Appends one entry per page.
     fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()>;
     fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>>;
@@ -124,7 +130,7 @@ pub struct Hands<C: Calls = Kernel> {
 impl Hands {
     #[must_use]
     pub fn new(arm: &config::Arm) -> Self {
-        Self::with(Kernel::default(), arm)
+        Self::with(Kernel::with(Bitmap::open(&Root::host(), true).ok()), arm)
     }
 }
 
@@ -161,10 +167,20 @@ pub(super) struct Tally {
     shared: u64,
     stayed: u64,
     uncut: u64,
+    beyond: u64,
     /// Refused by the kernel: ranges and the errno of each.
     refused: Vec<(AddrRange, i32)>,
-    /// Where no bit was cleared.
-    missed: Vec<AddrRange>,
+    /// Where bits are to be cleared, and the part of it where none is left to clear; both ascend.
+    to_clear: Vec<AddrRange>,
+    cleared: Vec<AddrRange>,
+}
+
+/// What a step takes to do.
+#[derive(Clone, Copy)]
+enum Means {
+    PageOut,
+    Advise,
+    MarkIdle,
 }
 
 struct Work<'a, C> {
@@ -191,16 +207,16 @@ impl<C: Calls> Work<'_, C> {
             syscalls: self.calls.made() - made,
             cpu_ns: self.calls.cpu_ns() - cpu,
         };
-        let mut missed = std::mem::take(&mut self.tally.missed);
-        missed.sort_unstable();
+        let missed = less(&self.tally.to_clear, &self.tally.cleared);
         Outcome { step: self.step.id, began, ended: self.calls.now(), done, end, missed }
     }
 
     fn carry_out(&mut self) -> Result<(), Stop> {
-        let (advice, slice) = match &self.step.action {
+        let (means, slice) = match &self.step.action {
             Action::Scan { .. } => return Err(Stop::Fault("scan by the hands", io::Error::from(io::ErrorKind::Unsupported))),
-            Action::Arm { .. } | Action::Deactivate { .. } => (Advice::Cold, COLD_SLICE),
-            Action::PageOut { .. } => (Advice::PageOut, PAGE_OUT_SLICE),
+            Action::Arm { .. } if self.calls.has_page_idle() => (Means::MarkIdle, COLD_SLICE),
+            Action::Arm { .. } | Action::Deactivate { .. } => (Means::Advise, COLD_SLICE),
+            Action::PageOut { .. } => (Means::PageOut, PAGE_OUT_SLICE),
         };
         // A dry run does not even look at the process.
         if self.step.guards.contains(&Guard::DryRun) {
@@ -211,17 +227,19 @@ impl<C: Calls> Work<'_, C> {
             return Err(Stop::Skip(Guard::Alive(proc)));
         }
         let slices = slices(self.step.action.ranges(), slice.0);
+        match means {
+            Means::MarkIdle | Means::Advise => self.tally.to_clear = slices.concat(),
+            Means::PageOut => {}
+        }
         for (i, ranges) in slices.iter().enumerate() {
             if i > 0 {
                 self.calls.pause(self.reins.pause());
             }
-            let done = if self.reins.stopped() { Err(Stop::Braked) } else { self.guards(ranges) };
-            if let Err(stop) = done.and_then(|()| self.slice(ranges, advice)) {
-                if advice == Advice::Cold {
-                    self.tally.missed.extend(slices[i..].iter().flatten());
-                }
-                return Err(stop);
+            if self.reins.stopped() {
+                return Err(Stop::Braked);
             }
+            self.guards(ranges)?;
+            self.slice(ranges, means)?;
         }
         Ok(())
     }
@@ -249,7 +267,7 @@ impl<C: Calls> Work<'_, C> {
         Ok(())
     }
 
-    fn slice(&mut self, ranges: &[AddrRange], advice: Advice) -> Result<(), Stop> {
+    fn slice(&mut self, ranges: &[AddrRange], means: Means) -> Result<(), Stop> {
         let before = Snapshot::take(self.calls, ranges).map_err(|e| Stop::Fault("read of pagemap", e))?;
         let mut whole = Vec::with_capacity(ranges.len());
         for &range in ranges {
@@ -258,43 +276,72 @@ impl<C: Calls> Work<'_, C> {
             if part.start < part.end {
                 whole.push(part);
             }
-            if advice == Advice::Cold {
-                let (start, end) = (part.start.min(range.end), part.end.max(part.start));
-                let edges = [AddrRange { start: range.start, end: start }, AddrRange { start: end, end: range.end }];
-                self.tally.missed.extend(edges.iter().filter(|edge| edge.start < edge.end));
+        }
+        match means {
+            Means::PageOut => self.page_out(&whole, &before),
+            Means::Advise => self.cold(&whole, &before),
+            Means::MarkIdle => match before.frames(&whole) {
+                Some(frames) => self.mark_idle(&whole, &before, frames),
+                None => self.cold(&whole, &before),
+            },
+        }
+    }
+
+    fn cold(&mut self, ranges: &[AddrRange], before: &Snapshot) -> Result<(), Stop> {
+        let refused = self.tally.refused.len();
+        // After a stop nobody knows which ranges of the vector were done: none is counted.
+        self.advise(ranges, before, Advice::Cold, Bytes(self.reins.slice()))?;
+        let refused: Vec<AddrRange> = self.tally.refused[refused..].iter().map(|(range, _)| *range).collect();
+        for range in less(ranges, &refused) {
+            // The kernel passes over pages that are mapped more than once, and says nothing.
+            let shared = self.tally.cleared(range, before.pages(range), Entry::exclusive);
+            self.tally.shared += shared;
+        }
+        Ok(())
+    }
+
+    /// Clears by frame: however often a page is mapped, and locked ones too. A frame that became another's since the look
+    /// loses nothing but a bit, which reclaim remembers.
+    fn mark_idle(&mut self, ranges: &[AddrRange], before: &Snapshot, frames: Vec<u64>) -> Result<(), Stop> {
+        let (marked, stop) = self.mark_all(frames);
+        for range in ranges {
+            let was_marked = |entry: Entry| entry.frame().is_some_and(|frame| frame < marked);
+            let passed = self.tally.cleared(*range, before.pages(*range), was_marked);
+            self.tally.beyond += if stop.is_ok() { passed } else { 0 };
+        }
+        stop
+    }
+
+    /// Returns the frame below which all were marked: frames ascend, and so do the words. Where the bitmap ends no later
+    /// word is taken either.
+    fn mark_all(&mut self, frames: Vec<u64>) -> (u64, Result<(), Stop>) {
+        for words in page_idle::gather(frames) {
+            match self.calls.mark_idle(&words) {
+                Ok(taken) if taken == words.bits.len() => {}
+                Ok(taken) => return (words.frame(taken), Ok(())),
+                Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return (words.frame(0), Ok(())),
+                Err(e) => return (words.frame(0), Err(Stop::Fault("write to the page_idle bitmap", e))),
             }
         }
-        match advice {
-            Advice::Cold => {
-                let refused = self.tally.refused.len();
-                let stop = self.advise(&whole, &before, advice, Bytes(self.reins.slice())).err();
-                let refused = self.tally.refused[refused..].to_vec();
-                self.tally.missed.extend(refused.iter().map(|(bad, _)| *bad));
-                let asked = whole.iter().filter(|r| !refused.iter().any(|(bad, _)| bad == *r));
-                // After a stop nobody knows which ranges of the vector were done: count none.
-                if stop.is_none() {
-                    asked.for_each(|range| self.tally.cleared(*range, before.pages(*range)));
+        (u64::MAX, Ok(()))
+    }
+
+    fn page_out(&mut self, ranges: &[AddrRange], before: &Snapshot) -> Result<(), Stop> {
+        let stop = if self.calls.has_swap_pages() {
+            self.swap_pages(ranges, before)
+        } else {
+            self.advise(ranges, before, Advice::PageOut, PAGE_OUT_CALL)
+        };
+        // Whatever ended it, what moved, moved.
+        let after = Snapshot::take(self.calls, ranges).map_err(|e| Stop::Fault("read of pagemap", e));
+        if let Ok(after) = &after {
+            for range in ranges {
+                for (was, is) in before.pages(*range).iter().zip(after.pages(*range)) {
+                    self.tally.page_out(*was, *is);
                 }
-                stop.map_or(Ok(()), Err)
-            }
-            Advice::PageOut => {
-                let stop = if self.calls.has_swap_pages() {
-                    self.swap_pages(&whole, &before)
-                } else {
-                    self.advise(&whole, &before, advice, PAGE_OUT_CALL)
-                };
-                // Whatever ended it, what moved, moved.
-                let after = Snapshot::take(self.calls, &whole).map_err(|e| Stop::Fault("read of pagemap", e));
-                if let Ok(after) = &after {
-                    for range in &whole {
-                        for (was, is) in before.pages(*range).iter().zip(after.pages(*range)) {
-                            self.tally.page_out(*was, *is);
-                        }
-                    }
-                }
-                stop.and(after.map(drop))
             }
         }
+        stop.and(after.map(drop))
     }
 
     /// One call after the other with a pause between: each holds the target's mmap_lock, and without the pause the next
@@ -383,24 +430,23 @@ impl<C: Calls> Work<'_, C> {
 }
 
 impl Tally {
-    /// The kernel passes over pages that are mapped more than once, and says nothing.
-    fn cleared(&mut self, range: AddrRange, before: &[Entry]) {
-        let mut shared: Option<AddrRange> = None;
-        for (place, entry) in before.iter().enumerate() {
-            match (entry.present(), entry.exclusive()) {
+    /// Notes where no bit is left to clear; returns how many present pages were passed over.
+    fn cleared(&mut self, range: AddrRange, before: &[Entry], done: impl Fn(Entry) -> bool) -> u64 {
+        let (mut passed, mut start) = (0, range.start);
+        let pages = (range.start..range.end).step_by(PAGE_BYTES as usize);
+        for (page, entry) in pages.zip(before) {
+            match (entry.present(), done(*entry)) {
                 (true, true) => self.done += 1,
                 (false, _) => self.absent += 1,
                 (true, false) => {
-                    self.shared += 1;
-                    let start = range.start + place as u64 * PAGE_BYTES;
-                    match &mut shared {
-                        Some(run) if run.end == start => run.end += PAGE_BYTES,
-                        run => self.missed.extend(run.replace(AddrRange { start, end: start + PAGE_BYTES })),
-                    }
+                    passed += 1;
+                    self.cleared.push(AddrRange { start, end: page });
+                    start = page + PAGE_BYTES;
                 }
             }
         }
-        self.missed.extend(shared);
+        self.cleared.push(AddrRange { start, end: range.end });
+        passed
     }
 
     pub(super) fn page_out(&mut self, was: Entry, is: Entry) {
@@ -414,13 +460,14 @@ impl Tally {
 
     /// Says which pages were asked for and not done; empty when all were.
     pub(super) fn shortfall(&self) -> String {
-        let Self { done: _, absent, shared, stayed, uncut, refused, missed: _ } = self;
+        let Self { done: _, absent, shared, stayed, uncut, beyond, refused, to_clear: _, cleared: _ } = self;
         let mut parts: Vec<String> = Vec::new();
         for (pages, what) in [
             (absent, "were not in memory"),
             (shared, "are mapped more than once"),
             (stayed, "stayed in memory (busy, just touched, shared, or no room in swap)"),
             (uncut, "belong to huge pages that reach beyond the range"),
+            (beyond, "lie where the page_idle bitmap ends"),
         ] {
             if *pages > 0 {
                 parts.push(format!("{pages} pages {what}"));
@@ -482,4 +529,20 @@ pub(super) fn slices(ranges: &[AddrRange], most: u64) -> Vec<Vec<AddrRange>> {
         slices.push(slice);
     }
     slices
+}
+
+/// What of `all` is not in `part`; both ascend, and no two ranges of one overlap.
+fn less(all: &[AddrRange], part: &[AddrRange]) -> Vec<AddrRange> {
+    let mut part = part.iter().filter(|range| range.start < range.end).peekable();
+    let mut left = Vec::new();
+    for range in all {
+        let mut start = range.start;
+        while let Some(cut) = part.next_if(|cut| cut.start < range.end) {
+            left.push(AddrRange { start, end: cut.start });
+            start = cut.end;
+        }
+        left.push(AddrRange { start, end: range.end });
+    }
+    left.retain(|range| range.start < range.end);
+    left
 }

@@ -42,6 +42,14 @@ impl Snapshot {
         entries.get(index(range.start)..index(range.end)).unwrap_or_default()
     }
 
+    /// The frames of all present pages of `ranges`, ascending; `None` where the kernel hides them.
+    pub fn frames(&self, ranges: &[AddrRange]) -> Option<Vec<u64>> {
+        let present = ranges.iter().flat_map(|range| self.pages(*range)).filter(|entry| entry.present());
+        let mut frames = present.map(|entry| entry.frame()).collect::<Option<Vec<u64>>>()?;
+        frames.sort_unstable();
+        Some(frames)
+    }
+
     fn page(&self, addr: u64) -> Entry {
         self.pages(AddrRange { start: addr, end: addr + PAGE_BYTES }).first().copied().unwrap_or_default()
     }

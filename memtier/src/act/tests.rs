@@ -4,6 +4,7 @@ use super::{Actuator, Calls, Hands};
 use crate::config;
 use crate::plan::calls::calls;
 use crate::sys::memory::{Advice, MOST_BYTES, MOST_RANGES};
+use crate::sys::page_idle::Words;
 use crate::sys::pagemap::{Entry, Flags};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, Bytes, Charge, End, Fault, Guard, Outcome, PAGE_BYTES, Pages, Permil, PolicyId, ProcKey,
@@ -33,10 +34,17 @@ struct World {
     breaks_after: Option<(usize, i32)>,
     flags: BTreeMap<u64, u64>,
     owner: ProcKey,
+    /// Pauses until the process is gone.
+    dies_after: Option<usize>,
     swap: (u64, u64),
     /// Pressure of each look, the last one for ever.
     pressure: Vec<u32>,
     swap_pages: Option<Vec<u64>>,
+    /// What was written to the page_idle bitmap, and where memory ends; none without one.
+    marks: Option<Vec<Words>>,
+    last_frame: Option<u64>,
+    /// Errno of every mark after so many.
+    marks_break_after: Option<(usize, i32)>,
     vectors: Vec<Vec<AddrRange>>,
     pauses: usize,
     attached: usize,
@@ -120,9 +128,30 @@ impl Calls for Fake {
         world.swap_pages.as_mut().expect("asked for first").extend(addresses);
         Ok(())
     }
+    fn has_page_idle(&self) -> bool {
+        self.0.borrow().marks.is_some()
+    }
+    /// As mm/page_idle.c does where memory ends.
+    fn mark_idle(&mut self, words: &Words) -> io::Result<usize> {
+        let mut world = self.0.borrow_mut();
+        world.made += 1;
+        let (breaks, last) = (world.marks_break_after, world.last_frame.unwrap_or(u64::MAX));
+        let marks = world.marks.as_mut().expect("asked for first");
+        if let Some((_, e)) = breaks.filter(|(writes, _)| marks.len() >= *writes) {
+            return Err(errno(e));
+        }
+        if words.frame(0) > last {
+            return Err(errno(libc::ENXIO));
+        }
+        marks.push(words.clone());
+        Ok((0..words.bits.len()).take_while(|at| words.frame(*at) + 63 <= last).count())
+    }
     fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {
-        self.0.borrow_mut().made += range.pages().0.div_ceil(16_384);
-        let world = self.0.borrow();
+        let mut world = self.0.borrow_mut();
+        if world.owner != PROC {
+            return Err(errno(libc::ESRCH));
+        }
+        world.made += range.pages().0.div_ceil(16_384);
         let page = |addr| Entry(world.pages.get(&addr).copied().unwrap_or(0));
         out.extend((range.start..range.end).step_by(PAGE_BYTES as usize).map(page));
         Ok(())
@@ -157,6 +186,9 @@ impl Calls for Fake {
     fn pause(&mut self, _: Duration) {
         let mut world = self.0.borrow_mut();
         (world.pauses, world.made) = (world.pauses + 1, world.made + 1);
+        if world.dies_after == Some(world.pauses) {
+            world.owner = ProcKey::default();
+        }
     }
 }
 
@@ -383,6 +415,135 @@ fn pages_mapped_twice_are_not_armed() {
     (10..20).for_each(|page| *world.pages.get_mut(&(BASE + page * PAGE_BYTES)).expect("there") &= !(1 << 56));
     let (outcome, _) = apply(world, &step(Action::Arm { proc: PROC, ranges: vec![range(0, 512)] }, vec![]));
     assert_eq!((outcome.done.pages, partial(&outcome)), (Pages(502), "10 pages are mapped more than once"));
+}
+
+fn arm(ranges: Vec<AddrRange>) -> Step {
+    step(Action::Arm { proc: PROC, ranges }, vec![Guard::Alive(PROC)])
+}
+
+/// A world that tracks idle pages, with these pages from BASE on.
+fn tracked(entries: &[u64]) -> World {
+    let pages = (BASE..).step_by(PAGE_BYTES as usize).zip(entries.iter().copied()).collect();
+    World { pages, marks: Some(Vec::new()), ..World::of(0) }
+}
+
+fn words(first: u64, bits: &[u64]) -> Words {
+    Words { first, bits: bits.to_vec() }
+}
+
+#[test]
+fn frames_are_marked_bit_by_bit_in_few_writes() {
+    // Words 1 and 2 in one write, word 4 in another; out of order, one frame twice, a swapped page and a hole between.
+    let frame = |frame: u64| PRESENT | frame;
+    let world = tracked(&[frame(256), frame(64), SWAPPED, frame(191), frame(127), 0, frame(64), frame(130)]);
+    let (outcome, world) = apply(world, &arm(vec![range(0, 8)]));
+    assert_eq!(world.marks, Some(vec![words(1, &[1 | 1 << 63, 1 << 2 | 1 << 63]), words(4, &[1])]));
+    assert_eq!((outcome.done.pages, partial(&outcome)), (Pages(6), "2 pages were not in memory"));
+    assert_eq!((outcome.missed, world.vectors.len()), (vec![], 0));
+}
+
+#[test]
+fn a_write_takes_a_page_of_words() {
+    let entries: Vec<u64> = (0..600).map(|i| PRESENT | (64 * (i + 1))).collect();
+    let (outcome, world) = apply(tracked(&entries), &arm(vec![range(0, 600)]));
+    assert_eq!(world.marks, Some(vec![words(1, &[1; 512]), words(513, &[1; 88])]));
+    assert_eq!((outcome.end, outcome.done.pages), (End::Done, Pages(600)));
+}
+
+#[test]
+fn pages_mapped_twice_are_cleared_by_their_frame() {
+    let shared = 1 << 63;
+    let (outcome, world) = apply(tracked(&[shared | 70, PRESENT | 71]), &arm(vec![range(0, 2)]));
+    assert_eq!((outcome.end, outcome.done.pages, outcome.missed), (End::Done, Pages(2), vec![]));
+    assert_eq!(world.marks, Some(vec![words(1, &[0b11 << 6])]));
+}
+
+/// The kernel heeds the first frame and passes over the others.
+#[test]
+fn a_huge_page_is_marked_whole_and_never_in_part() {
+    let mut world = tracked(&[]);
+    (0..2).for_each(|block| world.huge(block));
+    let (outcome, world) = apply(world, &arm(vec![range(0, 512), range(600, 100)]));
+    assert_eq!(world.marks, Some(vec![words((1 << 20) / 64, &[!0; 8])]));
+    assert_eq!((outcome.done.pages, partial(&outcome)), (Pages(512), "100 pages belong to huge pages that reach beyond the range"));
+    assert_eq!(outcome.missed, [range(600, 100)]);
+}
+
+#[test]
+fn where_the_bitmap_ends_pages_are_missed_and_the_rest_goes_on() {
+    // Memory ends inside of word 2: that word is not counted, and the next one is refused.
+    let mut world = tracked(&[PRESENT | 150, PRESENT | 64, PRESENT | 100, PRESENT | 400, PRESENT | 65]);
+    world.last_frame = Some(160);
+    // In the next slice.
+    world.pages.insert(BASE + 16_384 * PAGE_BYTES, PRESENT | 66);
+    let (outcome, world) = apply(world, &arm(vec![range(0, 8192), range(16_384, 1)]));
+    let why = "8187 pages were not in memory, 2 pages lie where the page_idle bitmap ends";
+    assert_eq!((outcome.done.pages, partial(&outcome)), (Pages(4), why));
+    assert_eq!(outcome.missed, [range(0, 1), range(3, 1)]);
+    assert_eq!(world.marks.map(|m| m.len()), Some(2));
+    let mut world = tracked(&[PRESENT | 400]);
+    world.last_frame = Some(160);
+    let (outcome, _) = apply(world, &arm(vec![range(0, 1)]));
+    assert_eq!((partial(&outcome), &outcome.missed[..]), ("1 pages lie where the page_idle bitmap ends", &[range(0, 1)][..]));
+}
+
+#[test]
+fn a_bitmap_that_breaks_fails_the_step() {
+    let broken = |after| {
+        let mut world = tracked(&[PRESENT | 64, PRESENT | 640, PRESENT | 65, PRESENT | 6400]);
+        world.marks_break_after = Some((after, libc::EIO));
+        apply(world, &arm(vec![range(0, 4)])).0
+    };
+    let outcome = broken(0);
+    assert!(matches!(&outcome.end, End::Failed(fault) if fault.errno == libc::EIO), "{}", outcome.end);
+    assert_eq!((outcome.done.pages, outcome.missed), (Pages(0), vec![range(0, 4)]));
+    let outcome = broken(1);
+    assert_eq!(partial(&outcome), "write to the page_idle bitmap on pid 7: I/O error (errno 5)");
+    assert_eq!((outcome.done.pages, outcome.missed), (Pages(2), vec![range(1, 1), range(3, 1)]));
+}
+
+#[test]
+fn a_process_that_vanishes_between_marks() {
+    let mut world = World::of(3 * 8192);
+    (world.marks, world.dies_after) = (Some(Vec::new()), Some(2));
+    let (outcome, _) = apply(world, &arm(vec![range(0, 3 * 8192)]));
+    assert_eq!(outcome.done.pages, Pages(2 * 8192));
+    assert_eq!(partial(&outcome), "read of pagemap on pid 7: No such process (errno 3)");
+    assert_eq!(outcome.missed, [range(2 * 8192, 8192)]);
+}
+
+#[test]
+fn without_frames_or_a_bitmap_it_is_advice() {
+    let mut hidden = World::of(512);
+    hidden.marks = Some(Vec::new());
+    hidden.pages.values_mut().for_each(|entry| *entry = PRESENT);
+    for world in [hidden, World::of(512)] {
+        let marks = world.marks.clone();
+        let (outcome, world) = apply(world, &arm(vec![range(0, 512)]));
+        assert_eq!((outcome.end, outcome.done.pages), (End::Done, Pages(512)));
+        assert_eq!((world.vectors.concat(), world.marks), (vec![range(0, 512)], marks));
+    }
+    // Marking keeps a page where it is among the young and the old: deactivation is another thing.
+    let (_, world) = apply(tracked(&[PRESENT | 64]), &step(Action::Deactivate { proc: PROC, ranges: vec![range(0, 1)] }, vec![]));
+    assert_eq!((world.vectors.concat(), world.marks), (vec![range(0, 1)], Some(vec![])));
+}
+
+/// A large range goes in several calls, of which one may be refused.
+#[test]
+fn what_advice_did_not_clear_is_told() {
+    let mut world = World::of(20_000);
+    world.huge(20);
+    *world.pages.get_mut(&(BASE + 5 * PAGE_BYTES)).expect("there") &= !(1 << 56);
+    world.bad = vec![(range(3000, 10), libc::EINVAL)];
+    let (outcome, world) = apply(world, &arm(vec![range(0, 10_000), range(20 * 512 + 7, 3)]));
+    let refused = world.vectors.iter().flatten().find(|r| r.contains(range(3000, 1).start)).copied().expect("asked");
+    assert_eq!(outcome.missed, [range(5, 1), refused, range(20 * 512 + 7, 3)]);
+    assert_eq!(outcome.done.pages, Pages(10_000 - 1 - refused.pages().0));
+    let mut world = World::of(20_000);
+    world.breaks_after = Some((5, libc::ESRCH));
+    let (outcome, _) = apply(world, &arm(vec![range(0, 20_000)]));
+    // One slice was done, and of the next nobody knows.
+    assert_eq!((outcome.done.pages, outcome.missed), (Pages(8192), vec![range(8192, 8192), range(16_384, 20_000 - 16_384)]));
 }
 
 #[test]

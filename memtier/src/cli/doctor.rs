@@ -68,7 +68,7 @@ const fn coarse(by: &'static str, needs: &'static [Need]) -> Way {
 const fn feeds(source: Source) -> &'static [Way] {
     const WALKER: &[Way] = &[
         best("BPF page-table walker", &[Need::Walker]),
-        coarse("page_idle bitmap: no dirty bits", &[Need::Root, Need::PageIdle]),
+        coarse("page_idle bitmap: no dirty bits", &[Need::PageIdle]),
         coarse("smaps: one touched page makes its whole mapping warm", &[Need::Root]),
     ];
     const PROCS: &[Way] = &[best("fork, exec and exit events", &[Need::SchedEvents]), coarse("sweeps of /proc", &[])];
@@ -102,13 +102,20 @@ const PAGE_OUT: (&str, &[Way]) = (
         best("process_madvise(MADV_PAGEOUT)", &[Need::Swap, Need::ProcessMadvise]),
     ],
 );
-const COLD: (&str, &[Way]) = ("arm, deactivate", &[best("process_madvise(MADV_COLD)", &[Need::ProcessMadvise])]);
+const ARM: (&str, &[Way]) = (
+    "arm",
+    &[
+        best("page_idle bitmap", &[Need::PageIdle]),
+        coarse("process_madvise(MADV_COLD): misleads reclaim, passes over shared and locked pages", &[Need::ProcessMadvise]),
+    ],
+);
+const DEACTIVATE: (&str, &[Way]) = ("deactivate", &[best("process_madvise(MADV_COLD)", &[Need::ProcessMadvise])]);
 
 /// The hand that carries out what a policy proposes.
 const fn hand(policy: PolicyId) -> Option<(&'static str, &'static [Way])> {
     match policy {
         PolicyId::Watch => None,
-        PolicyId::Arm => Some(COLD),
+        PolicyId::Arm => Some(ARM),
         PolicyId::Slide | PolicyId::Autocold => Some(PAGE_OUT),
     }
 }
@@ -181,7 +188,7 @@ impl Diagnosis {
     #[must_use]
     pub fn of(host: HostFacts) -> Self {
         let sources: Vec<Row> = Source::ALL.iter().map(|s| row(&host, s.name(), feeds(*s))).collect();
-        let hands = [PAGE_OUT, COLD].iter().map(|(name, ways)| row(&host, name, ways)).collect();
+        let hands = [PAGE_OUT, ARM, DEACTIVATE].iter().map(|(name, ways)| row(&host, name, ways)).collect();
         let policies = policy::all().iter().map(|p| Self::policy(&host, &sources, *p)).collect();
         Self { host, sources, hands, policies, configuration: Configuration::default() }
     }
@@ -189,7 +196,9 @@ impl Diagnosis {
     fn policy(host: &HostFacts, sources: &[Row], policy: &dyn policy::Policy) -> Row {
         let mut row =
             Row { name: policy.id().name().into(), state: State::Works, by: String::new(), why: vec![], remedies: vec![] };
-        row.lack(host, policy.needs());
+        if host.has_one(policy.needs()).is_err() {
+            row.lack(host, policy.needs());
+        }
         for source in policy.sources() {
             let feed = sources.iter().find(|r| r.name == source.name());
             if feed.is_none_or(|r| r.state == State::Idle) {
@@ -285,5 +294,40 @@ impl fmt::Display for Row {
         writeln!(f, "{}", format!("  {state:<7}  {name:<16}  {by}").trim_end())?;
         why.iter().try_for_each(|line| writeln!(f, "{:29}because: {line}", ""))?;
         remedies.iter().try_for_each(|line| writeln!(f, "{:29}to enable: {line}", ""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(yes: &[Need]) -> (String, Vec<(State, String)>) {
+        let fact = |need: &Need| {
+            let answer = if yes.contains(need) { Answer::Yes } else { Answer::No };
+            (*need, Fact { answer, how: format!("looked for {need}"), remedy: String::new() })
+        };
+        let needs = [Need::PageIdle, Need::ProcessMadvise, Need::Walker, Need::ReclaimEvents, Need::Psi];
+        let host = HostFacts { facts: needs.iter().map(fact).collect(), ..HostFacts::default() };
+        let Diagnosis { hands, policies, .. } = Diagnosis::of(host);
+        let of = |rows: &[Row], name| rows.iter().find(|r| r.name == name).cloned().expect("a row");
+        let rows = [of(&hands, "arm"), of(&hands, "deactivate"), of(&policies, "arm")];
+        (rows[0].to_string(), rows.into_iter().map(|row| (row.state, row.by)).collect())
+    }
+
+    /// Which clear this host uses, and why not the better one.
+    #[test]
+    fn the_clear_is_named() {
+        const EYES: [Need; 3] = [Need::Walker, Need::ReclaimEvents, Need::Psi];
+        let advice = "process_madvise(MADV_COLD)";
+        let (text, rows) = told(&[&EYES[..], &[Need::ProcessMadvise]].concat());
+        assert!(text.contains(advice) && text.contains("because: no page-idle: looked for page-idle"), "{text}");
+        assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [State::Coarse, State::Works, State::Works]);
+        let (_, rows) = told(&[&EYES[..], &[Need::ProcessMadvise, Need::PageIdle]].concat());
+        assert_eq!(rows[..2], [(State::Works, "page_idle bitmap".into()), (State::Works, advice.into())]);
+        // Linux before 5.10.
+        let (_, rows) = told(&[&EYES[..], &[Need::PageIdle]].concat());
+        assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [State::Works, State::Idle, State::Works]);
+        let (_, rows) = told(&EYES);
+        assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [State::Idle; 3]);
     }
 }

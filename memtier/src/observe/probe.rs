@@ -7,6 +7,7 @@ use super::psi::{MEMORY, WINDOW_US};
 use crate::sys;
 use crate::sys::files::{ReadError, Root, field, number_list};
 use crate::sys::memory::{self, Advice};
+use crate::sys::page_idle::{BITMAP, Bitmap};
 use crate::sys::pagemap::{PageMap, page_of};
 use crate::vocab::{AddrRange, Answer, Bytes, CpuId, Fact, HostFacts, Need, NodeFacts, NodeId, PAGE_BYTES, SwapBacking};
 use procfs::process::MountInfos;
@@ -73,7 +74,7 @@ fn asked(root: &Root, nodes: &Result<Vec<NodeFacts>, ReadError>) -> Vec<(Need, F
         (Need::ProcessMadvise, process_madvise(root, &caps)),
         (Need::IdlePages, module_file(root, "/proc/self/idle_pages", "etmem_scan")),
         (Need::SwapPages, module_file(root, "/proc/self/swap_pages", "etmem_swap")),
-        (Need::PageIdle, page_idle(root)),
+        (Need::PageIdle, page_idle(root, &caps)),
         (Need::DamonVaddr, damon_vaddr(root)),
         (Need::PagemapScan, pagemap_scan(root)),
         (Need::SoftDirty, soft_dirty(root)),
@@ -248,12 +249,15 @@ fn module_file(root: &Root, path: &str, module: &str) -> Fact {
     }
 }
 
-fn page_idle(root: &Root) -> Fact {
-    let path = "/sys/kernel/mm/page_idle/bitmap";
-    if root.exists(path) {
-        yes(format!("{path} is there"))
-    } else {
-        no(format!("no {path}"), "a kernel built with CONFIG_IDLE_PAGE_TRACKING")
+/// Opened for writing as the hands do it, which changes nothing. Pages are found in it by their frames.
+fn page_idle(root: &Root, caps: &Caps) -> Fact {
+    match Bitmap::open(root, true) {
+        Ok(_) if caps.has(CAP_SYS_ADMIN) => yes(format!("{BITMAP} opens for writing")),
+        Ok(_) => no(format!("{BITMAP} opens, but {}: no CAP_SYS_ADMIN to see frame numbers", caps.shown()), "run as root"),
+        Err(source) => {
+            let e = ReadError::Io { path: root.path(BITMAP), source };
+            unread(&e, "no idle page tracking", "a kernel built with CONFIG_IDLE_PAGE_TRACKING")
+        }
     }
 }
 

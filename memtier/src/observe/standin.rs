@@ -8,17 +8,16 @@
 use super::host::node_ids;
 use super::maps::{self, Mapping, Tmpfs};
 use crate::sys::files::{ReadError, Root, start_ticks};
-use crate::sys::pagemap::{Entry, FrameFlags, PageMap, words};
+use crate::sys::page_idle::{self, Bitmap};
+use crate::sys::pagemap::{Entry, FrameFlags, PageMap};
 use crate::vocab::{
     AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bits, BlockId, BlockSample, Event, Leaf, NodeId, NodeRun, PAGE_BYTES, PAGE_SHIFT,
     PageChunk, Pages, ProcKey, Sample, VmaKind,
 };
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-const IDLE: &str = "/sys/kernel/mm/page_idle/bitmap";
 /// Blocks per chunk, as the walker sends them: 256 MiB.
 const CHUNK_BLOCKS: usize = 128;
 
@@ -27,7 +26,7 @@ const CHUNK_BLOCKS: usize = 128;
 enum Means {
     /// The bitmap, and whether we may mark pages idle in it.
     PageIdle {
-        bitmap: File,
+        bitmap: Bitmap,
         mark: bool,
     },
     Smaps,
@@ -55,8 +54,7 @@ pub struct StandIn {
 impl StandIn {
     /// `mark`: walks may mark pages idle, which is the page_idle form of arming.
     pub fn new(root: Root, mark: bool) -> Result<Self, ReadError> {
-        let bitmap = OpenOptions::new().read(true).write(mark).open(root.path(IDLE));
-        let means = bitmap.map_or(Means::Smaps, |bitmap| Means::PageIdle { bitmap, mark });
+        let means = Bitmap::open(&root, mark).map_or(Means::Smaps, |bitmap| Means::PageIdle { bitmap, mark });
         let frames = File::open(root.path("/proc/kpageflags")).ok().map(FrameFlags);
         let nodes = Nodes::find(&root)?;
         Ok(Self { root, means, frames, nodes, scans: 0 })
@@ -98,7 +96,9 @@ impl StandIn {
                 sample.put(&piece, &entries);
             }
             let seen = self.means.block(block, &sample, self.frames.as_ref(), &self.nodes);
-            let Some(seen) = seen.map_err(|source| ReadError::Io { path: self.root.path(IDLE), source })? else { continue };
+            let Some(seen) = seen.map_err(|source| ReadError::Io { path: self.root.path(page_idle::BITMAP), source })? else {
+                continue;
+            };
             stats.blocks += 1;
             stats.present.0 += u64::from(seen.present.count());
             stats.accessed.0 += u64::from(seen.accessed.count());
@@ -204,31 +204,26 @@ impl Means {
 
 /// Which of `count` frames are idle; a page inside a folio shares the bit of the folio's first frame. With `mark`, all of
 /// them are idle from now on.
-fn idle(bitmap: &File, frames: Option<&FrameFlags>, frame: u64, count: usize, mark: bool) -> io::Result<Vec<bool>> {
-    let (first_word, last_word) = (frame / 64, (frame + count as u64 - 1) / 64);
-    let mut bytes = vec![0; (last_word - first_word + 1) as usize * 8];
-    bitmap.read_exact_at(&mut bytes, first_word * 8)?;
-    let bits: Vec<u64> = words(&bytes).collect();
-    let bit = |f: u64| bits[(f / 64 - first_word) as usize] >> (f % 64) & 1 == 1;
+fn idle(bitmap: &Bitmap, frames: Option<&FrameFlags>, frame: u64, count: usize, mark: bool) -> io::Result<Vec<bool>> {
+    let bits = bitmap.idle(frame, count)?;
     let tails = match frames {
         Some(frames) => frames.read(frame, count)?.iter().map(|f| f.tail()).collect(),
         None => vec![false; count],
     };
     let mut idle = Vec::with_capacity(count);
-    for (i, tail) in tails.into_iter().enumerate() {
+    for (bit, tail) in bits.into_iter().zip(tails) {
         idle.push(match (tail, idle.last()) {
             (true, Some(&before)) => before,
             // The folio begins outside of this run: not known to be idle.
             (true, None) => false,
-            (false, _) => bit(frame + i as u64),
+            (false, _) => bit,
         });
     }
     if mark {
-        let ones: Vec<u8> = (first_word..=last_word)
-            .map(|word| (0..64).filter(|b| (frame..frame + count as u64).contains(&(word * 64 + b))).fold(0u64, |w, b| w | 1 << b))
-            .flat_map(u64::to_ne_bytes)
-            .collect();
-        bitmap.write_all_at(&ones, first_word * 8)?;
+        for words in page_idle::gather(frame..frame + count as u64) {
+            // What is not taken stays touched: too warm, never too cold.
+            bitmap.mark(&words)?;
+        }
     }
     Ok(idle)
 }

@@ -361,7 +361,7 @@ impl Governor {
         if let Some(by) = self.paused.as_ref().filter(|_| policy.acts()) {
             return Some(Reason::new(Rule::Paused).note(format!("by {by}")));
         }
-        if let Some(lack) = policy.needs().iter().find_map(|&need| self.facts.has(need).err()) {
+        if let Err(lack) = self.facts.has_one(policy.needs()) {
             return Some(Reason::new(Rule::HostLacks).note(lack));
         }
         // Whoever acts must be told who ended and who became another: else it meets strangers, protected ones among them.

@@ -40,7 +40,7 @@ impl Policy for Arm {
         true
     }
     fn needs(&self) -> &'static [Need] {
-        &[Need::ProcessMadvise]
+        &[Need::PageIdle, Need::ProcessMadvise]
     }
     fn sources(&self) -> &'static [Source] {
         &[Source::Walker, Source::Host, Source::Psi, Source::Reclaim]

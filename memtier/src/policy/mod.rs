@@ -77,7 +77,8 @@ pub trait Policy: Sync {
     fn period(&self, config: &Config) -> Option<Span>;
     /// Whether it changes anything on the host; if so it stands still while the operator pauses memtier.
     fn acts(&self) -> bool;
-    /// Facts without which the policy idles.
+    /// Facts of which the host must have one (each is a way to carry out what the policy says), else it idles; none for a
+    /// policy that says nothing of the kind.
     fn needs(&self) -> &'static [Need];
     /// Sources that must tell; the policy idles while one is blind or stale. Whoever acts stands on `Procs` besides.
     fn sources(&self) -> &'static [Source];

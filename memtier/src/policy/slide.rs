@@ -31,7 +31,7 @@ impl Policy for Slide {
         true
     }
     fn needs(&self) -> &'static [Need] {
-        &[]
+        &[Need::SwapPages, Need::ProcessMadvise]
     }
     fn sources(&self) -> &'static [Source] {
         &[Source::Walker, Source::Host, Source::Psi]

@@ -4,7 +4,7 @@ use super::{Advice, Class, Proposal, Spacing, View};
 use crate::model::{Cold, CpuShare, ProcHeat};
 use crate::plan::{Account, Selection};
 use crate::vocab::{
-    Action, AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bytes, Charge, Hold, Idle, Measure, Need, PAGE_BYTES, Pages, Permil, PolicyId,
+    Action, AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bytes, Charge, Hold, Idle, Measure, PAGE_BYTES, Pages, Permil, PolicyId,
     PressureKind, ProcKey, Quantity, Reason, Rule, Span, Subject, Time,
 };
 
@@ -39,7 +39,7 @@ impl Refusal {
 
 /// The share of a full step that the host's pressure allows, or why nothing can be taken anywhere.
 pub fn host(view: &View<'_>) -> Result<Permil, Refusal> {
-    hands(view).and_then(|()| swap(view)).map_err(Refusal::Idle)?;
+    swap(view).map_err(Refusal::Idle)?;
     let brake = &view.config.brake;
     let memory = pressure(
         view,
@@ -52,14 +52,6 @@ pub fn host(view: &View<'_>) -> Result<Permil, Refusal> {
     let io = pressure(view, PressureKind::Io, Measure::IoPressure, brake.io_some_centipercent, "brake.io_some_centipercent")
         .map_err(Refusal::Hold)?;
     Ok(memory.min(io))
-}
-
-fn hands(view: &View<'_>) -> Result<(), Reason> {
-    let ways = [Need::SwapPages, Need::ProcessMadvise].map(|need| view.facts.has(need));
-    match ways {
-        [Ok(()), _] | [_, Ok(())] => Ok(()),
-        [Err(first), Err(second)] => Err(Reason::new(Rule::HostLacks).note(format!("{first}; {second}"))),
-    }
 }
 
 fn swap(view: &View<'_>) -> Result<(), Reason> {

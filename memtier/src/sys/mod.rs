@@ -7,6 +7,7 @@ pub mod clock;
 pub mod files;
 pub mod memory;
 pub mod numa;
+pub mod page_idle;
 pub mod pagemap;
 pub mod pagescan;
 pub mod psi;

@@ -62,7 +62,7 @@ pub enum Need {
     IdlePages,
     /// openEuler's /proc/PID/swap_pages.
     SwapPages,
-    /// /sys/kernel/mm/page_idle/bitmap.
+    /// /sys/kernel/mm/page_idle/bitmap, to be written, and frame numbers to find pages in it.
     PageIdle,
     /// DAMON for virtual address spaces.
     DamonVaddr,
@@ -156,5 +156,11 @@ impl HostFacts {
             Some(Fact { answer: Answer::Unknown, how, .. }) => Err(format!("{need} unknown: {how}")),
             None => Err(format!("{need} was not probed")),
         }
+    }
+
+    /// `Ok` when the host answers yes to one of `needs`, or nothing is needed; else what is wrong with each.
+    pub fn has_one(&self, needs: &[Need]) -> Result<(), String> {
+        let lacks: Vec<String> = needs.iter().map_while(|need| self.has(*need).err()).collect();
+        if lacks.is_empty() || lacks.len() < needs.len() { Ok(()) } else { Err(lacks.join("; ")) }
     }
 }

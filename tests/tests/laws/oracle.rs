@@ -445,7 +445,15 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             }),
             || format!("it saves: {host:?}"),
         ),
-        Rule::HostLacks => ensure(shadow.facts.has(Need::ProcessMadvise).is_err(), || "the host has what it takes".into()),
+        Rule::HostLacks => {
+            let other = match policy {
+                PolicyId::Arm => Need::PageIdle,
+                PolicyId::Slide | PolicyId::Autocold => Need::SwapPages,
+                PolicyId::Watch => return Err("it only looks".into()),
+            };
+            let has = |need| shadow.facts.has(need).is_ok();
+            ensure(!has(Need::ProcessMadvise) && !has(other), || "the host has what it takes".into())
+        }
         Rule::SourceBlind => {
             let unseen =
                 |s: Source| shadow.sight(s) != Sight::Seeing || shadow.heard.get(&s).is_none_or(|&at| now.since(at) > MINUTE);
