@@ -433,12 +433,12 @@ fn words(first: u64, bits: &[u64]) -> Words {
 
 #[test]
 fn frames_are_marked_bit_by_bit_in_few_writes() {
-    // Words 1 and 2 in one write, word 4 in another; out of order, one frame twice, a swapped page and a hole between.
+    // Words 1, 2 and 4 in one write, word 80 in another; out of order, one frame twice, a swapped page and a hole between.
     let frame = |frame: u64| PRESENT | frame;
-    let world = tracked(&[frame(256), frame(64), SWAPPED, frame(191), frame(127), 0, frame(64), frame(130)]);
-    let (outcome, world) = apply(world, &arm(vec![range(0, 8)]));
-    assert_eq!(world.marks, Some(vec![words(1, &[1 | 1 << 63, 1 << 2 | 1 << 63]), words(4, &[1])]));
-    assert_eq!((outcome.done.pages, partial(&outcome)), (Pages(6), "2 pages were not in memory"));
+    let world = tracked(&[frame(5120), frame(256), frame(64), SWAPPED, frame(191), frame(127), 0, frame(64), frame(130)]);
+    let (outcome, world) = apply(world, &arm(vec![range(0, 9)]));
+    assert_eq!(world.marks, Some(vec![words(1, &[1 | 1 << 63, 1 << 2 | 1 << 63, 0, 1]), words(80, &[1])]));
+    assert_eq!((outcome.done.pages, partial(&outcome)), (Pages(7), "2 pages were not in memory"));
     assert_eq!((outcome.missed, world.vectors.len()), (vec![], 0));
 }
 
@@ -490,7 +490,7 @@ fn where_the_bitmap_ends_pages_are_missed_and_the_rest_goes_on() {
 #[test]
 fn a_bitmap_that_breaks_fails_the_step() {
     let broken = |after| {
-        let mut world = tracked(&[PRESENT | 64, PRESENT | 640, PRESENT | 65, PRESENT | 6400]);
+        let mut world = tracked(&[PRESENT | 64, PRESENT | 5120, PRESENT | 65, PRESENT | 12_800]);
         world.marks_break_after = Some((after, libc::EIO));
         apply(world, &arm(vec![range(0, 4)])).0
     };

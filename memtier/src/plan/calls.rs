@@ -16,7 +16,7 @@ pub const BRIDGE: Pages = Pages(64);
 const TO_TAKE_HOLD: u64 = 8;
 
 /// The system calls that a step is likely to make; it is charged with them until its outcome says how many they were. What
-/// nobody foresees (refused ranges, looks at huge pages, marks of pages whose frames lie apart) is not in it.
+/// nobody foresees (refused ranges, looks at huge pages, marks of frames that lie far apart) is not in it.
 #[must_use]
 pub fn calls(action: &Action, config: &Config) -> u64 {
     let (slice, call, reads, guards) = match action {
