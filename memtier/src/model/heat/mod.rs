@@ -144,7 +144,8 @@ impl Heat {
                 KernelEvent::Fault { kind: FaultKind::Minor, .. }
                 | KernelEvent::Fork { .. }
                 | KernelEvent::TaskMoved { .. }
-                | KernelEvent::PagesMoved { .. },
+                | KernelEvent::PagesMoved { .. }
+                | KernelEvent::Region { .. },
             )
             | Event::Sample(
                 Sample::Proc(_)
