@@ -172,6 +172,22 @@ pub struct FaultRecord {
 }
 laid_out!(FaultRecord, 32, kind @ 0, pid @ 4, start_ns @ 8, addr @ 16, period @ 24);
 
+/// One region of an address space that DAMON watches, at the end of an aggregation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegionRecord {
+    /// REGION.
+    pub kind: u32,
+    pub pid: u32,
+    pub start_ns: u64,
+    pub from: u64,
+    pub to: u64,
+    /// Of so many samples of a page of the region, so many found it accessed.
+    pub accesses: u32,
+    pub samples: u32,
+}
+laid_out!(RegionRecord, 40, kind @ 0, pid @ 4, start_ns @ 8, from @ 16, to @ 24, accesses @ 32, samples @ 36);
+
 /// CPU time of one task on one CPU in one period. All zero: free.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,6 +220,7 @@ pub mod record_kind {
     pub const MINOR_FAULT: u32 = 4;
     pub const MAJOR_FAULT: u32 = 5;
     pub const SCHED_SPILL: u32 = 6;
+    pub const REGION: u32 = 7;
 }
 
 /// What the scheduler probe keeps per CPU; a cache line, so that CPUs do not share any.
@@ -266,5 +283,7 @@ pub mod lost {
     pub const FAULTS: u32 = 3;
     /// Pages and tasks that move.
     pub const MIGRATE: u32 = 4;
-    pub const FAMILIES: u32 = 5;
+    /// Regions of DAMON.
+    pub const DAMON: u32 = 5;
+    pub const FAMILIES: u32 = 6;
 }

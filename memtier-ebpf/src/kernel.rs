@@ -19,6 +19,9 @@ offsets! {
     TASK_PID TASK_TGID TASK_CPU TASK_LEADER
     FOLIO_FLAGS FOLIO_PAGES FOLIO_MEMCG PG_HEAD
     MEMCG_CGROUP CGROUP_KN KN_ID
+    TASK_KTHREAD KTHREAD_DATA TASK_PID_LINKS PID_TASKS
+    DAMON_VADDR DAMON_FVADDR DAMON_OPS DAMON_SAMPLE_US DAMON_AGGR_US DAMON_PASSED DAMON_TARGETS
+    TARGET_LIST TARGET_PID REGION_START REGION_END REGION_ACCESSES
     OWN_PID EXIT_TELLS_LAST SIGNAL_LIVE TASK_SIGNAL
 }
 
@@ -56,9 +59,15 @@ impl Process {
     }
     #[inline(always)]
     pub fn current() -> Self {
-        // SAFETY: the helper takes nothing.
-        Self::of(unsafe { bpf_get_current_task() })
+        Self::of(current())
     }
+}
+
+/// The task that runs.
+#[inline(always)]
+pub fn current() -> u64 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_get_current_task() }
 }
 
 /// Copies a page table; false where it cannot be read.

@@ -10,6 +10,7 @@
 // Inline assembly for BPF; the same feature that aya-ebpf itself needs.
 #![feature(asm_experimental_arch)]
 
+mod damon;
 mod faults;
 mod kernel;
 mod migrate;

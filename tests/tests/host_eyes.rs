@@ -396,6 +396,43 @@ fn no_table_is_read_behind_the_end_of_memory() {
     assert!(all.unreadable == 0 && all.blocks > 0, "{all:?}");
 }
 
+/// Looked at only: the machine's DAMON is the machine's.
+#[test]
+fn damon_of_physical_memory_is_left_alone() {
+    let _alone = alone();
+    let options = need!(options());
+    need!(if damon_watches("paddr") { Ok(()) } else { Err("no DAMON watches physical memory here") });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut eyes = Eyes::open(&Options { run_times: true, ..options });
+        let costs = eyes.costs();
+        let cost =
+            || costs.programs().into_iter().find(|p| p.name == "damon_region").map_or((0, 0), |p| (p.stats.runs, p.stats.run_ns));
+        for _ in 0..20 {
+            periods(&mut eyes, 1, |event| match event {
+                Event::Kernel(KernelEvent::Region { proc, .. }) if !damon_watches("vaddr") => panic!("a region of {}", proc.pid),
+                Event::Lost { source: Source::Damon, count } => panic!("{count} lost"),
+                _ => {}
+            })
+            .await;
+            if cost().0 > 0 {
+                break;
+            }
+        }
+        let (runs, ns) = cost();
+        assert!(runs > 0, "no aggregation ended in twenty seconds");
+        println!("{runs} regions, {} ns each", ns / runs);
+    });
+}
+
+fn damon_watches(what: &str) -> bool {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let kdamonds = std::fs::read_dir("/sys/kernel/mm/damon/admin/kdamonds").into_iter().flatten().flatten();
+    kdamonds
+        .map(|entry| entry.path())
+        .any(|dir| read(dir.join("state")).trim() == "on" && read(dir.join("contexts/0/operations")).trim() == what)
+}
+
 /// What a probe costs the verifier is its cost at load and its distance from the kernel's limit. `cargo xtask bless` writes
 /// the baseline; kernels differ in how they count, so a quarter more passes.
 #[test]

@@ -82,6 +82,10 @@ const fn feeds(source: Source) -> &'static [Way] {
         best("version 2 memory controller", &[Need::CgroupV2Memory]),
         coarse("version 1 memory controller: no limit of swap alone, no pressure", &[Need::CgroupV1Memory]),
     ];
+    const DAMON: &[Way] = &[best(
+        "DAMON's regions of address spaces, where somebody has it watch any; those of physical memory name no process",
+        &[Need::DamonEvents],
+    )];
     match source {
         Source::Walker => WALKER,
         Source::Procs => PROCS,
@@ -92,6 +96,7 @@ const fn feeds(source: Source) -> &'static [Way] {
         Source::Host => HOST,
         Source::Psi => PSI,
         Source::Cgroup => CGROUP,
+        Source::Damon => DAMON,
     }
 }
 

@@ -204,7 +204,12 @@ impl Live {
             }
             Event::Lost { source: Source::Procs, .. } => self.wiring.procs.sweep(),
             Event::Outcome(outcome) => self.settled(outcome),
-            Event::Kernel(KernelEvent::Fault { .. } | KernelEvent::TaskMoved { .. } | KernelEvent::PagesMoved { .. })
+            Event::Kernel(
+                KernelEvent::Fault { .. }
+                | KernelEvent::TaskMoved { .. }
+                | KernelEvent::PagesMoved { .. }
+                | KernelEvent::Region { .. },
+            )
             | Event::Sample(
                 Sample::Proc(_)
                 | Sample::Maps(_)

@@ -106,6 +106,7 @@ pub const fn kernel_source(event: &KernelEvent) -> Source {
         KernelEvent::Fault { .. } => Source::Faults,
         KernelEvent::TaskMoved { .. } => Source::Sched,
         KernelEvent::PagesMoved { .. } => Source::Migrate,
+        KernelEvent::Region { .. } => Source::Damon,
     }
 }
 

@@ -55,7 +55,12 @@ impl Procs {
                 info.sampled_at = Some(at);
             }
             Event::Sample(Sample::Maps(maps)) => self.map(at, maps),
-            Event::Kernel(KernelEvent::Fault { .. } | KernelEvent::TaskMoved { .. } | KernelEvent::PagesMoved { .. })
+            Event::Kernel(
+                KernelEvent::Fault { .. }
+                | KernelEvent::TaskMoved { .. }
+                | KernelEvent::PagesMoved { .. }
+                | KernelEvent::Region { .. },
+            )
             | Event::Sample(
                 Sample::Pages(_)
                 | Sample::Host(_)

@@ -83,7 +83,8 @@ impl Reclaim {
                 | KernelEvent::Exec { .. }
                 | KernelEvent::Fault { .. }
                 | KernelEvent::TaskMoved { .. }
-                | KernelEvent::PagesMoved { .. },
+                | KernelEvent::PagesMoved { .. }
+                | KernelEvent::Region { .. },
             )
             | Event::Sample(Sample::Proc(_) | Sample::Maps(_) | Sample::Pages(_) | Sample::Pressure(_) | Sample::Sched(_))
             | Event::Facts(_)

@@ -112,7 +112,11 @@ impl Sched {
             | Event::Blind { source: Source::Sched, .. }
             | Event::Sight { source: Source::Sched } => self.gap = Some(at),
             Event::Kernel(
-                KernelEvent::Fork { .. } | KernelEvent::Exec { .. } | KernelEvent::Fault { .. } | KernelEvent::PagesMoved { .. },
+                KernelEvent::Fork { .. }
+                | KernelEvent::Exec { .. }
+                | KernelEvent::Fault { .. }
+                | KernelEvent::PagesMoved { .. }
+                | KernelEvent::Region { .. },
             )
             | Event::Sample(
                 Sample::Proc(_)

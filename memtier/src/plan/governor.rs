@@ -80,7 +80,12 @@ impl Governor {
                 self.ledger.forget(*proc);
             }
             Event::Kernel(KernelEvent::Exit { proc }) => self.forget(*proc),
-            Event::Kernel(KernelEvent::Fault { .. } | KernelEvent::TaskMoved { .. } | KernelEvent::PagesMoved { .. }) => {}
+            Event::Kernel(
+                KernelEvent::Fault { .. }
+                | KernelEvent::TaskMoved { .. }
+                | KernelEvent::PagesMoved { .. }
+                | KernelEvent::Region { .. },
+            ) => {}
             Event::Sample(Sample::Proc(sample)) => {
                 self.targets.judge(sample, &self.config, &self.facts);
                 self.count(sample.proc);
@@ -390,7 +395,8 @@ impl Governor {
             | Source::Reclaim
             | Source::Faults
             | Source::Migrate
-            | Source::Cgroup => false,
+            | Source::Cgroup
+            | Source::Damon => false,
         };
         let silent = freshness.silent(source, now);
         (sampled && silent > STALE)

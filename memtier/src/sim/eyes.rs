@@ -19,6 +19,7 @@ const fn source_of(event: &Event) -> Option<Source> {
         Event::Kernel(KernelEvent::Fault { .. }) => Some(Source::Faults),
         Event::Kernel(KernelEvent::TaskMoved { .. }) | Event::Sample(Sample::Sched(_)) => Some(Source::Sched),
         Event::Kernel(KernelEvent::PagesMoved { .. }) => Some(Source::Migrate),
+        Event::Kernel(KernelEvent::Region { .. }) => Some(Source::Damon),
         Event::Sample(Sample::Pages(_)) => Some(Source::Walker),
         Event::Sample(Sample::Host(_)) => Some(Source::Host),
         Event::Sample(Sample::Pressure(_)) => Some(Source::Psi),

@@ -309,6 +309,7 @@ fn kind(event: &Event) -> (&'static str, Option<ProcKey>) {
         Event::Kernel(KernelEvent::Fault { proc, .. }) => ("kernel.fault", Some(*proc)),
         Event::Kernel(KernelEvent::TaskMoved { proc, .. }) => ("kernel.task-moved", Some(*proc)),
         Event::Kernel(KernelEvent::PagesMoved { .. }) => ("kernel.pages-moved", None),
+        Event::Kernel(KernelEvent::Region { proc, .. }) => ("kernel.region", Some(*proc)),
         Event::Sample(Sample::Proc(s)) => ("sample.proc", Some(s.proc)),
         Event::Sample(Sample::Maps(s)) => ("sample.maps", Some(s.proc)),
         Event::Sample(Sample::Pages(s)) => ("sample.pages", Some(s.proc)),

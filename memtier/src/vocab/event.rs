@@ -1,6 +1,6 @@
 //! Everything that can come in. One closed enum, numbered and timestamped at one ingest point (daemon/ingest).
 
-use super::{Bytes, CgroupId, CpuId, HostFacts, NodeId, Outcome, PageChunk, Pages, ProcKey, Span, Time};
+use super::{AddrRange, Bytes, CgroupId, CpuId, HostFacts, NodeId, Outcome, PageChunk, Pages, ProcKey, Span, Time};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -60,11 +60,23 @@ pub enum Source {
     Psi,
     /// Memory cgroups.
     Cgroup,
+    /// Regions of address spaces that somebody has DAMON watch.
+    Damon,
 }
 
 impl Source {
-    pub const ALL: [Self; 9] =
-        [Self::Walker, Self::Procs, Self::Sched, Self::Reclaim, Self::Faults, Self::Migrate, Self::Host, Self::Psi, Self::Cgroup];
+    pub const ALL: [Self; 10] = [
+        Self::Walker,
+        Self::Procs,
+        Self::Sched,
+        Self::Reclaim,
+        Self::Faults,
+        Self::Migrate,
+        Self::Host,
+        Self::Psi,
+        Self::Cgroup,
+        Self::Damon,
+    ];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -78,6 +90,7 @@ impl Source {
             Self::Host => "host",
             Self::Psi => "psi",
             Self::Cgroup => "cgroup",
+            Self::Damon => "damon",
         }
     }
 }
@@ -123,6 +136,14 @@ pub enum KernelEvent {
     PagesMoved {
         succeeded: Pages,
         failed: Pages,
+    },
+    /// A region in which DAMON found accesses: of `samples` looks at a page of it, so many found it accessed since the
+    /// look before. Of one aggregation a second at most.
+    Region {
+        proc: ProcKey,
+        range: AddrRange,
+        accesses: u32,
+        samples: u32,
     },
 }
 

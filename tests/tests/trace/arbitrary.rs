@@ -101,6 +101,12 @@ fn any_event() -> impl Strategy<Value = Event> {
         text().prop_map(Event::Config),
         proc().prop_map(|proc| Event::Kernel(KernelEvent::Exit { proc })),
         (proc(), proc()).prop_map(|(parent, child)| Event::Kernel(KernelEvent::Fork { parent, child })),
+        (proc(), range(), any::<[u32; 2]>()).prop_map(|(proc, range, [accesses, samples])| Event::Kernel(KernelEvent::Region {
+            proc,
+            range,
+            accesses,
+            samples
+        })),
         chunk.prop_map(|c| Event::Sample(Sample::Pages(c))),
         sample.prop_map(Event::Sample),
         reclaim.prop_map(Event::Sample),

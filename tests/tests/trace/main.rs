@@ -466,6 +466,23 @@ fn the_golden_recording_is_read_and_exported() {
     }
 }
 
+/// Kinds of events that are younger than the golden recording.
+#[test]
+fn what_minor_versions_added_is_exported() {
+    let dir = scratch();
+    let mut writer = create(dir.path(), clocks(0), HUGE);
+    let proc = ProcKey { pid: 4711, start: 99 };
+    let range = AddrRange { start: 0x1000, end: 0x3000 };
+    put(&mut writer, &event(1, Event::Kernel(KernelEvent::Region { proc, range, accesses: 3, samples: 20 })));
+    writer.finish().unwrap();
+    let mut out = Vec::new();
+    trace::export(&mut Reader::open(dir.path()).unwrap(), Format::Jsonl, false, &mut out).unwrap();
+    let row: serde_json::Value = serde_json::from_str(String::from_utf8(out).unwrap().lines().last().unwrap()).unwrap();
+    assert_eq!((&row["kind"], &row["pid"], &row["start"]), (&"kernel.region".into(), &4711.into(), &99.into()));
+    let data = serde_json::json!({"proc": proc, "range": range, "accesses": 3, "samples": 20});
+    assert_eq!(row["data"], data);
+}
+
 #[test]
 fn export_rows_have_documented_columns_only() {
     let schema = fs::read_to_string(root().join("docs/export-schema.md")).unwrap();

@@ -1,6 +1,6 @@
 //! What is known of the 512 pages of one block, in under four bytes a page.
 //!
-//! A page is *young* (its accessed bit read 1) or *old* (it read 0). The block has a *base*: the moment from which its zeros
+//! A page is *young* (its accessed bit read 1, or DAMON saw it accessed) or *old* (it read 0). The block has a *base*: the moment from which its zeros
 //! count. Arming sets it. In a block that we do not ask, or not any more, so does anyone else who clears a bit, for then idle
 //! time is told apart from before only by starting anew; in one that we keep asking, a page stays young until it is asked.
 //! The byte `age` has two readings:
@@ -77,6 +77,15 @@ pub(super) struct Moment {
     pub round: u32,
     /// Longest period: 2^this rounds.
     pub longest: u8,
+}
+
+/// What somebody else's look at some pages is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// Each of them was accessed.
+    Certain,
+    /// Most of them were, nobody knows which.
+    Likely,
 }
 
 /// What is learned for the process while its blocks are folded.
@@ -242,12 +251,7 @@ impl Block {
             Bits::NONE
         };
         self.unproven = self.unproven.and(&accessed).or(&unasked);
-        let reading = moment.round.saturating_sub(self.base_round).clamp(1, 255) as u8;
-        if !newly.is_empty() {
-            for (age, newly) in self.age.iter_mut().zip(&bytes(&newly)) {
-                *age = (*age & !newly) | (reading & newly);
-            }
-        }
+        self.date(&newly, moment.round);
         for page in before.and_not(&after).iter() {
             (self.age[page], self.hits[page], self.exposure[page]) = (0, 0, 0);
         }
@@ -260,6 +264,34 @@ impl Block {
         self.asked = self.asked.and(&after);
         self.stuck = self.stuck.and(&accessed);
         (self.leaf, self.young, self.present, self.swapped) = (leaf, accessed, present, swapped);
+    }
+
+    /// Of pages that are young from now on: rounds from the base to now.
+    fn date(&mut self, newly: &Bits, round: u32) {
+        let reading = round.saturating_sub(self.base_round).clamp(1, 255) as u8;
+        if !newly.is_empty() {
+            for (age, newly) in self.age.iter_mut().zip(&bytes(newly)) {
+                *age = (*age & !newly) | (reading & newly);
+            }
+        }
+    }
+
+    /// Somebody else saw `pages` accessed, and maybe cleared the bit that would have told us: what we hold for idle is
+    /// young. Likely pages prove nothing; like those that were never asked they are unknown until we ask them. Counts
+    /// count what walks read.
+    pub fn seen(&mut self, pages: &Bits, sign: Sign, moment: Moment, tempo: &mut Tempo) -> Gain {
+        // A huge leaf has one bit.
+        let pages = if self.leaf == Leaf::Base || pages.is_empty() { *pages } else { Bits::ALL };
+        let back = self.old().and(&pages);
+        let elapsed = moment.tick.saturating_sub(self.base_tick);
+        each_value(&back, &self.age, |age, pages| tempo.touched(u32::from(age) + elapsed, pages));
+        self.date(&back, moment.round);
+        self.young = self.young.or(&back);
+        match sign {
+            Sign::Certain => {}
+            Sign::Likely => self.unproven = self.unproven.or(&back),
+        }
+        Gain { young: i64::from(back.count()), ..Gain::default() }
     }
 
     /// Moves the base to `moment`: `old` pages keep their idle age, `fresh` ones are idle from now.

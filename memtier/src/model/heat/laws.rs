@@ -108,6 +108,7 @@ enum Deed {
     Count { pid: u32, scans: u32 },
     Exit { pid: u32 },
     Fault { pid: u32, addr: u64 },
+    Region { pid: u32, page: u64, pages: u64, accesses: u32 },
     Tick { ms: u64 },
 }
 
@@ -119,9 +120,15 @@ fn deed() -> impl Strategy<Value = Deed> {
         4 => (pid.clone(), 0u64..40, 0u64..600, 0u64..600).prop_map(|(pid, block, from, to)| Deed::Arm { pid, block, from, to }),
         1 => (pid.clone(), 0u32..4).prop_map(|(pid, scans)| Deed::Count { pid, scans }),
         1 => pid.clone().prop_map(|pid| Deed::Exit { pid }),
-        1 => (pid, any::<u64>()).prop_map(|(pid, addr)| Deed::Fault { pid, addr }),
+        1 => (pid.clone(), any::<u64>()).prop_map(|(pid, addr)| Deed::Fault { pid, addr }),
+        3 => region(pid),
         1 => prop_oneof![Just(100u64), Just(15_000), Just(60_000)].prop_map(|ms| Deed::Tick { ms }),
     ]
+}
+
+fn region(pid: std::ops::Range<u32>) -> impl Strategy<Value = Deed> {
+    let pages = prop_oneof![Just(1u64), 0u64..700];
+    (pid, 0u64..40 * 512, pages, 0u32..22).prop_map(|(pid, page, pages, accesses)| Deed::Region { pid, page, pages, accesses })
 }
 
 impl Rig {
@@ -144,6 +151,11 @@ impl Rig {
                 let fault =
                     KernelEvent::Fault { proc: key(pid), addr: addr % (40 * BLOCK_BYTES), kind: FaultKind::Major, period: 3 };
                 self.event(at, Event::Kernel(fault));
+            }
+            Deed::Region { pid, page, pages, accesses } => {
+                let range = AddrRange { start: page * PAGE_BYTES, end: (page + pages) * PAGE_BYTES };
+                let region = KernelEvent::Region { proc: key(pid), range, accesses, samples: 20 };
+                self.event(at, Event::Kernel(region));
             }
             Deed::Tick { ms } => self.config.heat.age_tick_ms = ms,
         }
@@ -186,6 +198,25 @@ proptest! {
             at += pause;
             rig.deed(secs(at), deed);
             rig.check(secs(at));
+        }
+    }
+
+    #[test]
+    fn no_region_makes_a_page_older(deeds in prop::collection::vec((0u64..100, deed()), 1..40), region in region(1..4)) {
+        let (mut rig, mut at) = (Rig::default(), 1000);
+        for (pause, deed) in &deeds {
+            at += pause;
+            rig.deed(secs(at), deed);
+        }
+        let cold = |rig: &Rig, idle: u64| -> Vec<(ProcKey, u64)> {
+            let of = |heat: &ProcHeat| heat.cold(secs(at), Span::from_secs(idle), Pages(u64::MAX), &[AddrRange::EVERYTHING]).ranges;
+            let pages = |r: AddrRange| (r.start..r.end).step_by(PAGE_BYTES as usize);
+            rig.heat.procs().flat_map(|(key, heat)| of(heat).into_iter().flat_map(pages).map(move |addr| (key, addr))).collect()
+        };
+        let before = [0, 30, 300].map(|idle| cold(&rig, idle));
+        rig.deed(secs(at), &region);
+        for (before, idle) in before.iter().zip([0, 30, 300]) {
+            prop_assert!(cold(&rig, idle).iter().all(|page| before.binary_search(page).is_ok()));
         }
     }
 

@@ -5,6 +5,9 @@
 //! fixed part for blocks with few pages. At the cap the blocks with the fewest present pages go first: they
 //! tell least per byte.
 //!
+//! Walks are the picture; DAMON's regions, where there are any, correct it towards warm (docs/sources.md), sampled major
+//! faults tell refaults between walks.
+//!
 //! Deliberately absent: what is cold enough (policies), when to walk and to arm (policies), who may be touched (plan).
 
 mod block;
@@ -138,6 +141,11 @@ impl Heat {
             Event::Kernel(KernelEvent::Fault { proc, addr, kind: FaultKind::Major, period }) => {
                 if let Some(heat) = self.procs.get_mut(proc) {
                     heat.major_fault(*addr, *period);
+                }
+            }
+            Event::Kernel(KernelEvent::Region { proc, range, accesses, samples }) => {
+                if let Some(heat) = self.procs.get_mut(proc) {
+                    heat.region(stamped.at, *range, *accesses, *samples);
                 }
             }
             Event::Kernel(

@@ -1,6 +1,6 @@
 //! Heat of one process: its blocks in address order, its rounds, and the questions that policies ask.
 
-use super::block::{BLOCK_COST, Block, Counting, Gain, Lessons, Moment, bits_where};
+use super::block::{BLOCK_COST, Block, Counting, Gain, Lessons, Moment, Sign, bits_where};
 use super::pick::{Choice, Picked, covered, pick};
 use super::rhythm::{Rhythm, scatter};
 use super::tempo::{SLOTS, Slot, Tempo};
@@ -266,6 +266,24 @@ impl ProcHeat {
         let page = ((addr % BLOCK_BYTES) >> PAGE_SHIFT) as usize;
         if self.block(BlockId::of(addr)).is_some_and(|b| b.swapped.get(page)) {
             self.tempo.sampled(period);
+        }
+    }
+
+    /// DAMON saw accesses in `range`, in so many of `samples` looks. It looks at one page at a time, so a region of one
+    /// page tells of that page; of a larger one most pages are in use if most looks found the one they met accessed. Beyond
+    /// a block that says too little about any page, and what DAMON did not see accessed says nothing: no page gets older.
+    pub(super) fn region(&mut self, at: Time, range: AddrRange, accesses: u32, samples: u32) {
+        let bytes = range.end.saturating_sub(range.start);
+        let sign = match bytes {
+            PAGE_BYTES if accesses > 0 => Sign::Certain,
+            1..=BLOCK_BYTES if accesses > samples / 2 => Sign::Likely,
+            _ => return,
+        };
+        let moment = Moment { tick: self.ticks_at(at), round: self.rhythm.round, longest: 0 };
+        let from = self.blocks.partition_point(|b| b.0 < BlockId::of(range.start));
+        for (id, block) in self.blocks[from..].iter_mut().take_while(|b| b.0.start() < range.end) {
+            let Gain { young, .. } = block.seen(&covered(*id, &[range]), sign, moment, &mut self.tempo);
+            self.young = self.young.saturating_add_signed(young);
         }
     }
 

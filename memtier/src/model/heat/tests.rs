@@ -136,6 +136,61 @@ fn a_bit_cleared_by_others_moves_the_base_where_we_do_not_ask() {
     assert_eq!(rig.ages(105, 0), (3, 7, 462));
 }
 
+/// Forty minutes after block 8 was asked and found idle, DAMON tells of these of its pages.
+fn told_by_damon(leaf: Leaf, from: u64, to: u64, accesses: u32) -> Rig {
+    let mut rig = Rig::default();
+    let block = |accessed| BlockSample { leaf, ..base(8, accessed, Bits::ALL) };
+    rig.walk(0, vec![block(Bits::ALL)]);
+    rig.arm(1, 8);
+    rig.walk(10, vec![block(Bits::NONE)]);
+    let region = KernelEvent::Region { proc: PROC, range: range(8, from, to), accesses, samples: 20 };
+    rig.event(secs(2401), Event::Kernel(region));
+    rig
+}
+
+#[test]
+fn what_damon_saw_accessed_is_not_idle() {
+    // (leaf, region, accesses in 20 looks) -> (idle, young, unknown), promoted
+    let cases = [
+        ("one page, once: certain", Leaf::Base, (7, 8), 1, (511, 1, 0)),
+        ("one page, never: nothing is known", Leaf::Base, (7, 8), 0, (512, 0, 0)),
+        ("more than half: any of them may be in use", Leaf::Base, (0, 100), 11, (412, 0, 100)),
+        ("half: too little", Leaf::Base, (0, 100), 10, (512, 0, 0)),
+        ("a whole block", Leaf::Base, (0, 512), 20, (0, 0, 512)),
+        ("more than a block: too little about any page", Leaf::Base, (0, 513), 20, (512, 0, 0)),
+        ("over the edge of a block: the part inside", Leaf::Base, (500, 600), 20, (500, 0, 12)),
+        ("the end of the block before", Leaf::Base, (512, 600), 20, (512, 0, 0)),
+        ("a huge leaf has one bit", Leaf::Pmd, (7, 8), 1, (0, 512, 0)),
+        ("a huge leaf, likely", Leaf::Pmd, (7, 9), 20, (0, 0, 512)),
+        ("nothing at all", Leaf::Base, (9, 9), 20, (512, 0, 0)),
+    ];
+    for (what, leaf, (from, to), accesses, (idle, young, unknown)) in cases {
+        let rig = told_by_damon(leaf, from, to, accesses);
+        assert_eq!(rig.pages(2401), ([idle, idle, idle, idle, idle, 0], young, unknown, 0), "{what}");
+        assert_eq!(rig.proc().confidence(), Permil::of(512 - unknown, 512), "{what}");
+        // What was touched after forty idle minutes is told where policies look for it.
+        let touched = rig.proc().promotions_per_min(secs(2401), min(30));
+        assert_eq!(touched > 0, young + unknown > 0, "{what}: {touched}");
+    }
+}
+
+#[test]
+fn what_damon_saw_stays_until_it_is_asked() {
+    let mut rig = told_by_damon(Leaf::Base, 0, 100, 15);
+    // A bit that DAMON cleared takes nothing back.
+    rig.walk(2410, vec![base(8, Bits::NONE, Bits::ALL)]);
+    assert_eq!(rig.pages(2410), ([412, 412, 412, 412, 412, 0], 0, 100, 0));
+    rig.arm(2420, 8);
+    rig.walk(2440, vec![base(8, bits(0..60), Bits::ALL)]);
+    assert_eq!((rig.pages(2480).0, rig.pages(2480).1), ([452, 452, 412, 412, 412, 0], 60));
+    assert_eq!(rig.proc().confidence(), Permil(1000));
+    // Of whom it is told and we know nothing: nothing.
+    let stranger = ProcKey { pid: 43, start: 7 };
+    let region = KernelEvent::Region { proc: stranger, range: range(8, 0, 1), accesses: 1, samples: 20 };
+    rig.event(secs(2500), Event::Kernel(region));
+    assert!(rig.heat.get(stranger).is_none());
+}
+
 #[test]
 fn a_bit_cleared_by_others_takes_nothing_back_while_we_ask() {
     // Page 0 is accessed in every second round, 1 in the first; others clear every bit after each walk of the second rig.

@@ -31,6 +31,7 @@ const RECLAIM: &[Probe] = &[
     ("direct_reclaim", "mm_vmscan_direct_reclaim_begin", &[]),
     ("memcg_reclaim", "mm_vmscan_memcg_reclaim_begin", &[]),
 ];
+const DAMON: &[Probe] = &[("damon_region", "damon_aggregated", &["unsigned int", "damon_region*"])];
 const MIGRATE: &[Probe] = &[("migrate_pages", "mm_migrate_pages", &["long unsigned int", "long unsigned int"])];
 
 pub fn procs(object: &mut Object) -> Result<(), String> {
@@ -45,6 +46,9 @@ pub fn reclaim(object: &mut Object) -> Result<(), String> {
 }
 pub fn migrate(object: &mut Object) -> Result<(), String> {
     tracepoints(object, Source::Migrate, MIGRATE)
+}
+pub fn damon(object: &mut Object) -> Result<(), String> {
+    tracepoints(object, Source::Damon, DAMON)
 }
 
 /// The scheduler probes, and the slots to drain.

@@ -106,6 +106,7 @@ impl Losses {
             (Source::Reclaim, lost::RECLAIM),
             (Source::Faults, lost::FAULTS),
             (Source::Migrate, lost::MIGRATE),
+            (Source::Damon, lost::DAMON),
         ];
         for (source, word) in families {
             let missed = self.programs.iter().filter(|p| p.0 == source).map(|p| program_stats(p.1.as_fd()).map_or(0, |s| s.missed));

@@ -34,17 +34,18 @@ pub const PERIOD: Duration = Duration::from_secs(1);
 const BATCH: usize = 1024;
 
 /// The families, and what each needs of the host in the facts' words.
-const FAMILIES: [(Source, Need); 6] = [
+const FAMILIES: [(Source, Need); 7] = [
     (Source::Walker, Need::Walker),
     (Source::Procs, Need::SchedEvents),
     (Source::Sched, Need::SchedEvents),
     (Source::Reclaim, Need::ReclaimEvents),
     (Source::Faults, Need::FaultSamples),
     (Source::Migrate, Need::MigrateEvents),
+    (Source::Damon, Need::DamonEvents),
 ];
 
 /// Families by program, for the runs that the kernel leaves out.
-const PROGRAMS: [(&str, Source); 11] = [
+const PROGRAMS: [(&str, Source); 12] = [
     ("proc_fork", Source::Procs),
     ("proc_exec", Source::Procs),
     ("proc_exit", Source::Procs),
@@ -56,6 +57,7 @@ const PROGRAMS: [(&str, Source); 11] = [
     ("minor_fault", Source::Faults),
     ("major_fault", Source::Faults),
     ("migrate_pages", Source::Migrate),
+    ("damon_region", Source::Damon),
 ];
 
 /// What one loaded program cost so far.
@@ -180,6 +182,7 @@ impl Eyes {
         family(Source::Reclaim, &mut attach::reclaim);
         family(Source::Faults, &mut attach::faults);
         family(Source::Migrate, &mut attach::migrate);
+        family(Source::Damon, &mut attach::damon);
         self.families.insert(Source::Walker, walker);
         if options.probe_log {
             self.logger = EbpfLogger::init(&mut object.ebpf).inspect_err(|e| tracing::warn!("probe log: {e}")).ok();

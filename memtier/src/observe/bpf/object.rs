@@ -112,13 +112,37 @@ const RECLAIM: &[Field] = &[
     ("CGROUP_KN", "cgroup", "kn"),
     ("KN_ID", "kernfs_node", "id"),
 ];
-const FAMILIES: [(Source, &[Field]); 6] = [
+/// What a kdamond watches: the context is the data of its thread, and holds the process by its struct pid.
+const DAMON: &[Field] = &[
+    ("DAMON_OPS", "damon_ctx", "ops.id"),
+    ("DAMON_SAMPLE_US", "damon_ctx", "attrs.sample_interval"),
+    ("DAMON_AGGR_US", "damon_ctx", "attrs.aggr_interval"),
+    ("DAMON_PASSED", "damon_ctx", "passed_sample_intervals"),
+    ("DAMON_TARGETS", "damon_ctx", "adaptive_targets"),
+    ("TARGET_LIST", "damon_target", "list"),
+    ("TARGET_PID", "damon_target", "pid"),
+    ("REGION_START", "damon_region", "ar.start"),
+    ("REGION_END", "damon_region", "ar.end"),
+    ("REGION_ACCESSES", "damon_region", "nr_accesses"),
+    ("TASK_KTHREAD", "task_struct", "worker_private"),
+    ("KTHREAD_DATA", "kthread", "data"),
+    ("TASK_PID_LINKS", "task_struct", "pid_links"),
+    ("PID_TASKS", "pid", "tasks"),
+];
+const FAMILIES: [(Source, &[Field]); 7] = [
     (Source::Walker, WALKER),
     (Source::Procs, PROCS),
     (Source::Sched, SCHED),
     (Source::Reclaim, RECLAIM),
     (Source::Faults, &[]),
     (Source::Migrate, &[]),
+    (Source::Damon, DAMON),
+];
+/// Enumerators whose values are patched in: (family, global, enumerator).
+const ENUMERATORS: [(Source, &str, &str); 3] = [
+    (Source::Reclaim, "PG_HEAD", "PG_head"),
+    (Source::Damon, "DAMON_VADDR", "DAMON_OPS_VADDR"),
+    (Source::Damon, "DAMON_FVADDR", "DAMON_OPS_FVADDR"),
 ];
 /// Absent where the kernel was built without the feature; zero then.
 const OPTIONAL: &[Field] = &[("VMA_UFFD", "vm_area_struct", "vm_userfaultfd_ctx.ctx")];
@@ -141,9 +165,11 @@ fn values(types: &Types) -> (BTreeMap<&'static str, u64>, BTreeMap<Source, Strin
         }
     }
     values.extend(OPTIONAL.iter().filter_map(|&(global, of, path)| Some((global, offset(types, of, path).ok()?))));
-    match types.enumerator("PG_head") {
-        Ok(bit) => drop(values.insert("PG_HEAD", bit)),
-        Err(why) => drop(lacking.insert(Source::Reclaim, why.to_string())),
+    for (source, global, name) in ENUMERATORS {
+        match types.enumerator(name) {
+            Ok(value) => drop(values.insert(global, value)),
+            Err(why) => drop(lacking.insert(source, why.to_string())),
+        }
     }
     values.insert("EXIT_TELLS_LAST", types.tracepoint("sched_process_exit").is_ok_and(|args| args.len() > 1).into());
     values.insert("OWN_PID", std::process::id().into());

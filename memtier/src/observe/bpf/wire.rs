@@ -1,8 +1,8 @@
 //! Bytes from the kernel to events: the records of the event ring, the keys of the tallies, the slots of the scheduler
 //! probe. Total: any bytes decode to something or to `Malformed`.
 
-use crate::vocab::{CpuId, CpuTime, FaultKind, KernelEvent, ProcKey};
-use memtier_common::{FaultRecord, ProcRecord, SchedSlot, SpillRecord, TICK_NS, TallyKey, record_kind};
+use crate::vocab::{AddrRange, CpuId, CpuTime, FaultKind, KernelEvent, ProcKey};
+use memtier_common::{FaultRecord, ProcRecord, RegionRecord, SchedSlot, SpillRecord, TICK_NS, TallyKey, record_kind};
 use std::mem::offset_of;
 
 /// Bytes that are no record of ours.
@@ -63,7 +63,20 @@ pub fn record(bytes: &[u8]) -> Result<Record, Malformed> {
             let slot = |at: usize| word(bytes, offset_of!(SpillRecord, slot) + at);
             Ok(Record::Sched(cpu_time(half(bytes, offset_of!(SpillRecord, cpu)), slot)))
         }
+        record_kind::REGION => {
+            sized(size_of::<RegionRecord>())?;
+            Ok(Record::Kernel(region(bytes)))
+        }
         _ => Err(malformed),
+    }
+}
+
+fn region(bytes: &[u8]) -> KernelEvent {
+    KernelEvent::Region {
+        proc: key(half(bytes, offset_of!(RegionRecord, pid)), word(bytes, offset_of!(RegionRecord, start_ns))),
+        range: AddrRange { start: word(bytes, offset_of!(RegionRecord, from)), end: word(bytes, offset_of!(RegionRecord, to)) },
+        accesses: half(bytes, offset_of!(RegionRecord, accesses)),
+        samples: half(bytes, offset_of!(RegionRecord, samples)),
     }
 }
 
@@ -117,19 +130,22 @@ mod tests {
         assert_eq!(tells(&[head(record_kind::MAJOR_FAULT), 120_000_000, 4097, 3]), Ok(Record::Kernel(fault)));
         let spill = tells(&[u64::from(record_kind::SCHED_SPILL) | 2 << 32, 11 | 9 << 32, 120_000_000, 55, 4]);
         assert_eq!(spill, Ok(Record::Sched(CpuTime { proc, tid: 11, cpu: CpuId(2), runtime_ns: 55, switches: 4 })));
+        let region = KernelEvent::Region { proc, range: AddrRange { start: 4096, end: 8192 }, accesses: 3, samples: 20 };
+        assert_eq!(tells(&[head(record_kind::REGION), 120_000_000, 4096, 8192, 3 | 20 << 32]), Ok(Record::Kernel(region)));
         let key = tally_key(&bytes(&[7 | 9 << 32, 120_000_000, 11 | 1 << 32 | 2 << 48]));
         assert_eq!(key, TallyKey { kind: 7, pid: 9, id: 120_000_000, tid: 11, from_cpu: 1, to_cpu: 2 });
     }
 
     proptest! {
         #[test]
-        fn any_bytes_decode(kind in 0u32..8, noise in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_decode(kind in 0u32..9, noise in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = tally_key(&noise);
             let _ = record(&noise);
             let mut named = kind.to_ne_bytes().to_vec();
             named.extend(&noise);
             if let Ok(Record::Kernel(event)) = record(&named) {
-                prop_assert!(named.len() == 32, "{:?}", event);
+                let region = matches!(event, KernelEvent::Region { .. });
+                prop_assert!(named.len() == if region { 40 } else { 32 }, "{:?}", event);
             }
         }
     }
