@@ -1,6 +1,7 @@
 //! Figures as rows: what benches and the demo print, as a table for people or one JSON object a line.
 
 use serde_json::json;
+use std::borrow::Cow;
 use std::fmt;
 
 /// The bound a figure is held against.
@@ -14,7 +15,7 @@ pub enum Goal {
 /// One figure: the median of its runs, or why there is none.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub metric: &'static str,
+    pub metric: Cow<'static, str>,
     pub unit: &'static str,
     pub goal: Goal,
     /// What it was measured on or compared with.
@@ -59,18 +60,26 @@ impl Row {
     #[must_use]
     pub fn new(metric: &'static str, unit: &'static str, goal: Goal, against: impl Into<String>, runs: &[f64]) -> Self {
         let value = Spread::of(runs).ok_or_else(|| "no run was completed".into());
-        Self { metric, unit, goal, against: against.into(), value }
+        Self { metric: metric.into(), unit, goal, against: against.into(), value }
     }
     /// The same with the 95 % confidence interval of the median in place of the range.
     #[must_use]
     pub fn confident(metric: &'static str, unit: &'static str, goal: Goal, against: impl Into<String>, runs: &[f64]) -> Self {
         let value = Spread::confident(runs).ok_or_else(|| "no run was completed".into());
-        Self { metric, unit, goal, against: against.into(), value }
+        Self { metric: metric.into(), unit, goal, against: against.into(), value }
     }
     /// A figure that cannot be had here.
     #[must_use]
     pub fn absent(metric: &'static str, unit: &'static str, goal: Goal, why: impl Into<String>) -> Self {
-        Self { metric, unit, goal, against: String::new(), value: Err(why.into()) }
+        Self { metric: metric.into(), unit, goal, against: String::new(), value: Err(why.into()) }
+    }
+    /// The same figure of one of several grounds: `suffix` tells its name from the others', `ground` says which it is.
+    #[must_use]
+    pub fn of(mut self, suffix: &str, ground: &str) -> Self {
+        self.metric.to_mut().push_str(suffix);
+        let more = if self.against.is_empty() { "" } else { "; " };
+        self.against += &format!("{more}{ground}");
+        self
     }
     #[must_use]
     pub fn met(&self) -> bool {
@@ -173,6 +182,13 @@ mod tests {
         assert_eq!(Spread::confident(&runs), Some(Spread { low: 7.0, median: 12.0, high: 17.0, runs: 25 }));
         assert_eq!(Spread::confident(&[2.0]), Some(Spread { low: 2.0, median: 2.0, high: 2.0, runs: 1 }));
         assert_eq!(Spread::confident(&[]), None);
+    }
+
+    #[test]
+    fn figures_of_several_grounds_have_names_of_their_own() {
+        let row = |against| Row::new("recall", "", Goal::None, against, &[1.0]).of("_alone", "Linux 6.12");
+        assert_eq!((row("16 pages").metric.as_ref(), row("16 pages").against.as_str()), ("recall_alone", "16 pages; Linux 6.12"));
+        assert_eq!(row("").against, "Linux 6.12");
     }
 
     #[test]

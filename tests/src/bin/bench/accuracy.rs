@@ -5,13 +5,14 @@ use memtier::config::Config;
 use memtier::model::ProcHeat;
 use memtier::sys::clock::boottime;
 use memtier::vocab::{Bits, BlockId, PAGE_BYTES, Pages, PressureKind, ProcKey, Span, Time};
+use memtier_tests::cpu;
 use memtier_tests::rows::{Goal, Row};
 use memtier_tests::toucher::{Law, Spec, Toucher};
 use std::collections::BTreeMap;
 
-const SETS: [u64; 6] = [16, 64, 512, 2048, 8192, 100_000];
-/// Region of the small sets and of the large one, in pages.
-const SMALL: u64 = 1 << 16;
+/// Each set is touched by all of them, each time by a process of its own.
+const LAWS: [Law; 2] = [Law::Uniform, Law::Zipf];
+/// Region of a set that takes more than a quarter of the ground's, and of the one that is ranked, in pages.
 const LARGE: u64 = 1 << 19;
 /// Touches of the coldest page of a set in one period, expected.
 const TOUCHES: f64 = 5.0;
@@ -28,8 +29,37 @@ const RANKED_AT: u32 = 32;
 /// Walks within which the picture should have followed: what comes later counts for precision and recall.
 const SETTLED: u32 = 4;
 const GOAL: f64 = 0.95;
-/// Memory that all processes together need, with room for everything else.
-const NEEDED_MIB: u64 = 9 << 10;
+
+/// What is touched, and where it runs.
+pub struct Ground {
+    /// Pages of the sets.
+    pub sets: &'static [u64],
+    /// Region in which a set lies scattered, in pages.
+    pub region: u64,
+    /// One more process touches a large region, whose pages are ranked.
+    pub ranks: bool,
+    /// Instead of the default, unless the environment says another.
+    pub period: Option<Span>,
+    /// Memory that all processes together need, with room for everything else.
+    pub needed_mib: u64,
+    /// Every process has a CPU of its own, from the second on, and the daemon's parts have the first.
+    pub apart: bool,
+}
+
+impl Ground {
+    pub const fn processes(&self) -> usize {
+        self.sets.len() * LAWS.len() + self.ranks as usize
+    }
+}
+
+const HOST: Ground = Ground {
+    sets: &[16, 64, 512, 2048, 8192, 100_000],
+    region: 1 << 16,
+    ranks: true,
+    period: None,
+    needed_mib: 9 << 10,
+    apart: false,
+};
 
 struct Target {
     toucher: Toucher,
@@ -74,25 +104,29 @@ impl Lag {
 }
 
 pub fn measure() -> Vec<Row> {
-    match run() {
-        Ok(rows) => rows,
-        Err(why) => [
-            ("precision_min", "", Goal::Least(GOAL)),
-            ("recall_min", "", Goal::Least(GOAL)),
-            ("scans_to_hot_p50", "walks", Goal::Most(2.0)),
-            ("scans_to_cold_p50", "walks", Goal::Most(4.0)),
-            ("zipf_mass_permil", "permil", Goal::Least(970.0)),
-        ]
-        .into_iter()
-        .map(|(metric, unit, goal)| Row::absent(metric, unit, goal, why.clone()))
-        .collect(),
-    }
+    run(&HOST).unwrap_or_else(|why| absent(&HOST, &why))
 }
 
-fn run() -> Result<Vec<Row>, String> {
-    let config = rig::config()?;
-    memtier_tests::footing::memory(NEEDED_MIB)?;
-    let touchers = specs(&config).into_iter().map(Toucher::start).collect::<Result<Vec<_>, _>>()?;
+/// The figures that have a goal, where they cannot be had.
+pub fn absent(ground: &Ground, why: &str) -> Vec<Row> {
+    let sets = [
+        ("precision_min", "", Goal::Least(GOAL)),
+        ("recall_min", "", Goal::Least(GOAL)),
+        ("scans_to_hot_p50", "walks", Goal::Most(2.0)),
+        ("scans_to_cold_p50", "walks", Goal::Most(4.0)),
+    ];
+    let ranked = ground.ranks.then_some(("zipf_mass_permil", "permil", Goal::Least(970.0)));
+    sets.into_iter().chain(ranked).map(|(metric, unit, goal)| Row::absent(metric, unit, goal, why)).collect()
+}
+
+pub fn run(ground: &Ground) -> Result<Vec<Row>, String> {
+    let config = rig::config(ground.period)?;
+    memtier_tests::footing::memory(ground.needed_mib)?;
+    let touchers = (1..).zip(specs(ground, &config)).map(|(cpu, spec)| start(spec, ground.apart.then_some(cpu)));
+    let touchers = touchers.collect::<Result<Vec<_>, _>>()?;
+    if ground.apart {
+        cpu::pin(0, 0)?;
+    }
     let (mut rig, keys) = Rig::new(&config, touchers.iter().map(Toucher::pid))?;
     let mut targets: BTreeMap<ProcKey, Target> =
         keys.into_iter().zip((0..).zip(touchers).map(|(n, toucher)| Target::new(toucher, n % GROUPS))).collect();
@@ -125,18 +159,25 @@ fn run() -> Result<Vec<Row>, String> {
     Ok(rows(&config, targets, ranked))
 }
 
-fn specs(config: &Config) -> Vec<Spec> {
+fn start(spec: Spec, cpu: Option<usize>) -> Result<Toucher, String> {
+    let toucher = Toucher::start(spec)?;
+    cpu.map_or(Ok(()), |cpu| cpu::pin(toucher.pid(), cpu))?;
+    Ok(toucher)
+}
+
+fn specs(ground: &Ground, config: &Config) -> Vec<Spec> {
     let seconds = rig::period(config).0 as f64 / 1e9;
-    let sets = SETS.into_iter().flat_map(|set| {
-        let pages = if set > SMALL / 4 { LARGE } else { SMALL };
-        [Law::Uniform, Law::Zipf].map(|law| {
+    let sets = ground.sets.iter().flat_map(|&set| {
+        let pages = if set > ground.region / 4 { LARGE } else { ground.region };
+        LAWS.map(|law| {
             let spec = Spec { pages, set, law, contiguous: false, rate: 0 };
             let coldest = spec.masses(0).into_iter().filter(|&mass| mass > 0.0).fold(1.0, f64::min);
             Spec { rate: (TOUCHES / coldest / seconds) as u64, ..spec }
         })
     });
     let rate = (RANKED_RATE as f64 * 10.0 / seconds) as u64;
-    sets.chain([Spec { pages: LARGE, set: LARGE, law: Law::Zipf, contiguous: false, rate }]).collect()
+    let ranked = ground.ranks.then_some(Spec { pages: LARGE, set: LARGE, law: Law::Zipf, contiguous: false, rate });
+    sets.chain(ranked).collect()
 }
 
 impl Target {
@@ -254,8 +295,6 @@ fn rows(config: &Config, targets: Vec<Target>, ranked: Option<f64>) -> Vec<Row> 
     let settings = format!(
         "a walk each {period}, {walks} walks: {uncounted} no rounds (CPU taken by others), {held} not answered (host short of memory)"
     );
-    let ranked = ranked.into_iter().collect::<Vec<_>>();
-    let of = format!("2 GiB of 1 KiB objects, Zipf 0.99, after {RANKED_AT} walks");
     let mut rows = vec![
         Row::new("precision_min", "", Goal::Least(GOAL), format!("worst set: {precise}; {settings}"), &precision),
         Row::new("recall_min", "", Goal::Least(GOAL), format!("worst set: {recalled}"), &recall),
@@ -267,9 +306,12 @@ fn rows(config: &Config, targets: Vec<Target>, ranked: Option<f64>) -> Vec<Row> 
             "from a move until precision is 0.95",
             &lags(|t| t.cold.took.get(1..).unwrap_or_default()),
         ),
-        Row::new("zipf_mass_permil", "permil", Goal::Least(970.0), of, &ranked),
-        Row::new("scans_to_cold_at_start", "walks", Goal::None, "from a start with everything accessed", &start),
     ];
+    if !ranking.is_empty() {
+        let of = format!("2 GiB of 1 KiB objects, Zipf 0.99, after {RANKED_AT} walks");
+        rows.push(Row::new("zipf_mass_permil", "permil", Goal::Least(970.0), of, ranked.as_slice()));
+    }
+    rows.push(Row::new("scans_to_cold_at_start", "walks", Goal::None, "from a start with everything accessed", &start));
     for target in &sets {
         rows.push(Row::new("precision", "", Goal::None, name(target), &target.precision));
         rows.push(Row::new("recall", "", Goal::None, name(target), &target.recall));

@@ -1,8 +1,7 @@
 //! `bench cycle`: what one round of looking and clearing costs, the target's part included, beside clearing everything.
 
 use crate::accuracy::compare;
-use crate::rig::{Rig, Seen, Spent};
-use memtier::config::Config;
+use crate::rig::{self, Rig, Seen, Spent};
 use memtier::observe::bpf::{Object, Options, deepest};
 use memtier::observe::walker::Walker;
 use memtier::sys::clock::{boottime, thread_cpu};
@@ -154,11 +153,7 @@ fn pattern(contiguous: bool, tax: &[f64]) -> Result<Compared, String> {
     let rate = set * 6 / PERIOD.as_secs();
     let spec = Spec { pages, set, law: Law::Uniform, contiguous, rate };
     let (mut toucher, mut peer) = (Toucher::start(spec)?, Peer::start(spec)?);
-    let mut config = Config::default();
-    // The tax is a rate: a round may cost what it may at the default period.
-    let (period, default) = (PERIOD.as_millis(), config.scan.period_ms);
-    (config.scan.period_ms, config.arm.tax_permil_of_core) = (period, config.arm.tax_permil_of_core * default / period);
-    let (mut rig, keys) = Rig::new(&config, [toucher.pid()].into_iter())?;
+    let (mut rig, keys) = Rig::new(&rig::paced(PERIOD), [toucher.pid()].into_iter())?;
     let (mut ours, mut spent, mut peer_at) = (Rounds::default(), Spent::default(), Time::MAX);
     let (mut uncounted, mut held, mut ends) = (0, 0, Vec::new());
     rig.run(|rig, seen| {

@@ -1,6 +1,7 @@
 //! What `cargo xtask bench NAME` runs. Each bench reports rows; none fails on a timing (docs/benchmarks.md).
 
 mod accuracy;
+mod accuracy_guest;
 mod cycle;
 mod fold;
 mod harm;
@@ -9,6 +10,7 @@ mod rig;
 mod saved;
 mod scan;
 mod sched;
+mod vm;
 
 use clap::Parser;
 use memtier_tests::rows::{self, Row};
@@ -32,6 +34,12 @@ const BENCHES: &[Bench] = &[
     },
     Bench { name: "saved", what: "memory saved on the demo's cache, and what its clients pay", measure: saved::measure },
     Bench { name: "accuracy", what: "what the picture of heat finds and misses, and how soon", measure: accuracy::measure },
+    Bench {
+        name: "accuracy-guest",
+        what: "the same in a guest of the lab, each target with a neighbour on its CPU and alone",
+        measure: accuracy_guest::measure,
+    },
+    Bench { name: "vm", what: "boot of a guest of the lab, a command in it, its exit code: by kernel", measure: vm::measure },
     Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
 ];
 
@@ -47,7 +55,7 @@ fn main() -> ExitCode {
     let Args { name, json } = Args::parse();
     let Some(bench) = name.and_then(|name| BENCHES.iter().find(|b| b.name == name)) else {
         println!("benches:");
-        BENCHES.iter().for_each(|b| println!("  {:8} {}", b.name, b.what));
+        BENCHES.iter().for_each(|b| println!("  {:14} {}", b.name, b.what));
         return ExitCode::from(2);
     };
     rows::print(&(bench.measure)(), json);

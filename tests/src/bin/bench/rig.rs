@@ -15,6 +15,7 @@ use memtier::sys::files::Root;
 use memtier::vocab::{
     Action, Amount, End, Event, Fault, Guard, Outcome, Pages, ProcKey, Sample, Source, Span, Stamped, Step, Time,
 };
+use std::num::NonZeroU64;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -189,14 +190,22 @@ fn ended(step: &Step, began: Time, pages: Pages, end: End) -> Outcome {
     Outcome { step: step.id, began, ended: boottime(), done, end, missed: Vec::new() }
 }
 
-/// Scan period of a bench: the default, unless `MEMTIER_BENCH_PERIOD_MS` says otherwise.
-pub fn config() -> Result<Config, String> {
+/// The default configuration with another scan period. The tax, which is a rate, follows: a round may cost its target what it
+/// may at the default period.
+pub fn paced(period: Span) -> Config {
     let mut config = Config::default();
-    if let Some(period) = std::env::var_os("MEMTIER_BENCH_PERIOD_MS") {
-        let text = period.to_string_lossy();
-        config.scan.period_ms = text.parse().map_err(|e| format!("MEMTIER_BENCH_PERIOD_MS={text}: {e}"))?;
-    }
-    Ok(config)
+    let default = config.scan.period_ms;
+    config.scan.period_ms = period.as_millis();
+    config.arm.tax_permil_of_core = (config.arm.tax_permil_of_core * default / config.scan.period_ms).max(1);
+    config
+}
+
+/// Scan period of a bench: what `MEMTIER_BENCH_PERIOD_MS` says, else `otherwise`, else the default.
+pub fn config(otherwise: Option<Span>) -> Result<Config, String> {
+    const NAME: &str = "MEMTIER_BENCH_PERIOD_MS";
+    let said = std::env::var(NAME).ok().map(|text| text.parse::<NonZeroU64>().map_err(|e| format!("{NAME}={text}: {e}")));
+    let period = said.transpose()?.map(|ms| Span::from_millis(ms.get()));
+    Ok(period.or(otherwise).map_or_else(Config::default, paced))
 }
 
 pub fn period(config: &Config) -> Span {

@@ -9,8 +9,6 @@ use memtier::observe::bpf::{Costs, Eyes, Object, Options, attach_nothing, deepes
 use memtier::vocab::Source;
 use memtier_tests::cpu;
 use memtier_tests::rows::{Goal, Row, Spread};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 
 const CYCLES: usize = 41;
@@ -53,10 +51,8 @@ pub fn measure() -> Vec<Row> {
 
 fn arms() -> Result<Arms, String> {
     memtier_tests::footing::host()?;
-    let mut one = CpuSet::new();
-    one.set(0).map_err(|e| e.to_string())?;
     // The echo thread inherits it.
-    sched_setaffinity(Pid::from_raw(0), &one).map_err(|e| format!("sched_setaffinity: {e}"))?;
+    memtier_tests::cpu::pin(0, 0)?;
     let mut echo = Echo::start().map_err(|e| format!("pipes: {e}"))?;
     let mut arms = Arms::default();
     let mut before = echo.switch_ns()?;
