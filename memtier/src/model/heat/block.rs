@@ -1,8 +1,9 @@
 //! What is known of the 512 pages of one block, in under four bytes a page.
 //!
-//! A page is *young* (its accessed bit read 1, or DAMON saw it accessed) or *old* (it read 0). The block has a *base*: the moment from which its zeros
-//! count. Arming sets it. In a block that we do not ask, or not any more, so does anyone else who clears a bit, for then idle
-//! time is told apart from before only by starting anew; in one that we keep asking, a page stays young until it is asked.
+//! A page is *young* (its accessed bit read 1, or DAMON saw it accessed) or *old* (it read 0). The block has a *base*: the
+//! moment from which its zeros count. Arming sets it. In a block that we do not ask, or not any more, so does anyone else who
+//! clears a bit, for then idle time is told apart from before only by starting anew; in one that we keep asking, a page stays
+//! young until it is asked.
 //! The byte `age` has two readings:
 //!
 //! - young: rounds from the base to the walk that saw the first access;
