@@ -166,14 +166,16 @@ impl Block {
         let told = counting == Counting::No && sample.leaf == self.leaf && self.asked_lately(moment);
         let accessed = if told { accessed.or(&self.young.and(&present)) } else { accessed };
         let same = accessed == self.young && present == self.present && swapped == self.swapped && sample.leaf == self.leaf;
+        let answers = self.open && lessons.rhythm.counted;
+        if same && !answers {
+            return Gain::default();
+        }
         let had = self.gain();
         if !same {
             self.change(sample.leaf, accessed, present, swapped, moment, lessons);
         }
-        if self.open && lessons.rhythm.counted {
+        if answers {
             self.answer(id, moment, lessons.rhythm);
-        } else if same {
-            return Gain::default();
         }
         let Gain { present, swapped, young, emptied } = self.gain();
         Gain { present: present - had.present, swapped: swapped - had.swapped, young: young - had.young, emptied }
