@@ -16,10 +16,13 @@ use std::time::Duration;
 /// CPU for each process, and one for the daemon's parts: on one CPU they would be neighbours of each other.
 const GROUND: Ground = Ground {
     sets: &[16, 64, 512, 2048],
-    region: 1 << 13,
+    // Of less than `scan.min_resident_mib` nothing is walked.
+    region: 1 << 14,
     ranks: false,
     period: Some(Span::from_secs(3)),
-    needed_mib: 512,
+    // What a walk costs here is the emulator's: by the default most would be put off.
+    walk_permil: Some(1000),
+    needed_mib: 1 << 10,
     apart: true,
 };
 /// Time between two wakes of a neighbour: several between two bursts of its target.
