@@ -19,6 +19,10 @@ use memtier_common::{RegionRecord, lost, record_kind};
 /// Processes of one context that we look through; regions of those beyond count as lost.
 const MOST_TARGETS: u32 = 32;
 const SECOND_US: u64 = 1_000_000;
+/// The shortest idle age that the model corrects.
+const LONGEST_US: u64 = 30 * SECOND_US;
+const PAGE_BYTES: u64 = 4096;
+const BLOCK_BYTES: u64 = 2 << 20;
 
 /// damon_aggregated(target, region, regions)
 #[btf_tracepoint]
@@ -31,27 +35,37 @@ pub fn damon_region(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let accesses = half(region + REGION_ACCESSES.load());
-    let Some(samples) = samples(context).filter(|_| accesses != 0) else { return 0 };
+    let (from, to) = (word(region + REGION_START.load()), word(region + REGION_END.load()));
+    let Some(samples) = samples(context).filter(|&samples| tells(to - from, accesses, samples)) else { return 0 };
     if place >= MOST_TARGETS {
         lose(lost::DAMON);
         return 0;
     }
     if let Some(Process { pid, start_ns }) = watched(context, place) {
-        let (from, to) = (word(region + REGION_START.load()), word(region + REGION_END.load()));
         debug!(&ctx, "region of {} at {:x}", pid, from);
         send(RegionRecord { kind: record_kind::REGION, pid, start_ns, from, to, accesses, samples }, lost::DAMON);
     }
     0
 }
 
-/// Samples in the aggregation that ends now; none where another ended before it in the same second.
+/// Whether the model makes anything of a region of so many bytes (model/heat/proc.rs): of a page that was accessed, and of a
+/// block or less most of whose looks found accesses.
+#[inline(always)]
+fn tells(bytes: u64, accesses: u32, samples: u32) -> bool {
+    accesses != 0 && bytes == PAGE_BYTES || bytes <= BLOCK_BYTES && accesses > samples / 2
+}
+
+/// Samples in the aggregation that ends now; none where another ended before it in the same second, or where it began so long
+/// ago that nobody knows whether the page was asked since.
 #[inline(always)]
 fn samples(context: u64) -> Option<u32> {
     let sample_us = word(context + DAMON_SAMPLE_US.load()).max(1);
-    let samples = word(context + DAMON_AGGR_US.load()) / sample_us;
+    let aggregation_us = word(context + DAMON_AGGR_US.load());
+    let samples = aggregation_us / sample_us;
     let passed = word(context + DAMON_PASSED.load());
     let second = |samples: u64| samples * sample_us / SECOND_US;
-    (passed <= samples || second(passed) != second(passed - samples)).then_some(samples as u32)
+    let first = passed <= samples || second(passed) != second(passed - samples);
+    (first && aggregation_us <= LONGEST_US).then_some(samples as u32)
 }
 
 /// The process that is watched as target number `place`; none once it is gone.

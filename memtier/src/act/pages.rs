@@ -300,14 +300,18 @@ impl<C: Calls> Work<'_, C> {
         Ok(())
     }
 
-    /// Clears by frame: however often a page is mapped, and locked ones too. A frame that became another's since the look
-    /// loses nothing but a bit, which reclaim remembers.
+    /// Clears by frame, in locked mappings too. Of a page that others map, their bits would go as well, and with them what the
+    /// model is to learn of those: it is left alone, as advice does. A frame that became another's since the look loses
+    /// nothing but a bit, which reclaim remembers.
     fn mark_idle(&mut self, ranges: &[AddrRange], before: &Snapshot, frames: Vec<u64>) -> Result<(), Stop> {
         let (marked, stop) = self.mark_all(frames);
         for range in ranges {
-            let was_marked = |entry: Entry| entry.frame().is_some_and(|frame| frame < marked);
-            let passed = self.tally.cleared(*range, before.pages(*range), was_marked);
-            self.tally.beyond += if stop.is_ok() { passed } else { 0 };
+            let pages = before.pages(*range);
+            let was_marked = |entry: Entry| entry.exclusive() && entry.frame().is_some_and(|frame| frame < marked);
+            let passed = self.tally.cleared(*range, pages, was_marked);
+            let shared = pages.iter().filter(|entry| entry.present() && !entry.exclusive()).count() as u64;
+            self.tally.shared += shared;
+            self.tally.beyond += if stop.is_ok() { passed - shared } else { 0 };
         }
         stop
     }

@@ -42,9 +42,9 @@ impl Snapshot {
         entries.get(index(range.start)..index(range.end)).unwrap_or_default()
     }
 
-    /// The frames of all present pages of `ranges`, ascending; `None` where the kernel hides them.
+    /// The frames of the pages of `ranges` that nobody else maps, ascending; `None` where the kernel hides them.
     pub fn frames(&self, ranges: &[AddrRange]) -> Option<Vec<u64>> {
-        let present = ranges.iter().flat_map(|range| self.pages(*range)).filter(|entry| entry.present());
+        let present = ranges.iter().flat_map(|range| self.pages(*range)).filter(|entry| entry.present() && entry.exclusive());
         let mut frames = present.map(|entry| entry.frame()).collect::<Option<Vec<u64>>>()?;
         frames.sort_unstable();
         Some(frames)

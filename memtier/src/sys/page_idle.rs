@@ -11,9 +11,9 @@ const WORD_BITS: u64 = 64;
 const WORD_BYTES: u64 = 8;
 /// Words of one write: sysfs takes a page at a time and says nothing of the rest.
 const MOST_WORDS: usize = 512;
-/// A write goes on over so many words that mark nothing: the kernel passes over them in less time than another call takes,
-/// and a call counts against `budget.syscalls_per_s`.
-const BRIDGE: usize = 64;
+/// A write goes on over so many words that mark nothing: the kernel looks at each of their bits, which takes it about as long
+/// as another call would.
+const BRIDGE: usize = 4;
 
 /// The open bitmap.
 ///
@@ -46,8 +46,7 @@ impl Words {
     }
 }
 
-/// The words that hold these frames and no others, in few writes: no more than one per 128 MiB of memory that they lie in
-/// where they are dense. `frames` ascend; one may come twice.
+/// The words that hold these frames and no others, in few writes. `frames` ascend; one may come twice.
 pub fn gather(frames: impl IntoIterator<Item = u64>) -> Vec<Words> {
     let mut all: Vec<Words> = Vec::new();
     for frame in frames {

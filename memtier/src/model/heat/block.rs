@@ -279,21 +279,30 @@ impl Block {
         }
     }
 
-    /// Somebody else saw `pages` accessed, and maybe cleared the bit that would have told us: what we hold for idle is
-    /// young. Likely pages prove nothing; like those that were never asked they are unknown until we ask them. Counts
-    /// count what walks read.
-    pub fn seen(&mut self, pages: &Bits, sign: Sign, moment: Moment, tempo: &mut Tempo) -> Gain {
+    /// Somebody else saw `pages` accessed, and maybe cleared the bit that would have told us: of these, what we have held for
+    /// idle for `ticks` is young. A page that we asked a moment ago is not: its own bit will tell, and a sighting may be older
+    /// than the question. Likely pages prove nothing; like those that were never asked they are unknown until we ask them,
+    /// which is in the next round.
+    pub fn seen(&mut self, pages: &Bits, sign: Sign, ticks: u32, moment: Moment, lessons: &mut Lessons<'_>) -> Gain {
         // A huge leaf has one bit.
         let pages = if self.leaf == Leaf::Base || pages.is_empty() { *pages } else { Bits::ALL };
-        let back = self.old().and(&pages);
-        let elapsed = moment.tick.saturating_sub(self.base_tick);
-        each_value(&back, &self.age, |age, pages| tempo.touched(u32::from(age) + elapsed, pages));
+        let back = self.idle_for(ticks, moment.tick).and(&pages);
+        if self.open || back.is_empty() {
+            return Gain::default();
+        }
+        match sign {
+            Sign::Certain => {
+                let elapsed = moment.tick.saturating_sub(self.base_tick);
+                each_value(&back, &self.age, |age, pages| lessons.tempo.touched(u32::from(age) + elapsed, pages));
+                lessons.rhythm.retouched(back.count());
+            }
+            Sign::Likely => {
+                self.unproven = self.unproven.or(&back);
+                (self.k, self.due) = (0, self.due.min(moment.round + 1));
+            }
+        }
         self.date(&back, moment.round);
         self.young = self.young.or(&back);
-        match sign {
-            Sign::Certain => {}
-            Sign::Likely => self.unproven = self.unproven.or(&back),
-        }
         Gain { young: i64::from(back.count()), ..Gain::default() }
     }
 

@@ -272,6 +272,7 @@ impl ProcHeat {
     /// DAMON saw accesses in `range`, in so many of `samples` looks. It looks at one page at a time, so a region of one
     /// page tells of that page; of a larger one most pages are in use if most looks found the one they met accessed. Beyond
     /// a block that says too little about any page, and what DAMON did not see accessed says nothing: no page gets older.
+    /// Counts count what walks read.
     pub(super) fn region(&mut self, at: Time, range: AddrRange, accesses: u32, samples: u32) {
         let bytes = range.end.saturating_sub(range.start);
         let sign = match bytes {
@@ -279,10 +280,15 @@ impl ProcHeat {
             1..=BLOCK_BYTES if accesses > samples / 2 => Sign::Likely,
             _ => return,
         };
+        if self.counts.is_some() {
+            return;
+        }
+        let ticks = self.ticks(IDLE_EDGES[0]);
         let moment = Moment { tick: self.ticks_at(at), round: self.rhythm.round, longest: 0 };
         let from = self.blocks.partition_point(|b| b.0 < BlockId::of(range.start));
         for (id, block) in self.blocks[from..].iter_mut().take_while(|b| b.0.start() < range.end) {
-            let Gain { young, .. } = block.seen(&covered(*id, &[range]), sign, moment, &mut self.tempo);
+            let mut lessons = Lessons { tempo: &mut self.tempo, rhythm: &mut self.rhythm };
+            let Gain { young, .. } = block.seen(&covered(*id, &[range]), sign, ticks, moment, &mut lessons);
             self.young = self.young.saturating_add_signed(young);
         }
     }
