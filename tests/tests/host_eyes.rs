@@ -401,7 +401,10 @@ fn no_table_is_read_behind_the_end_of_memory() {
 fn damon_of_physical_memory_is_left_alone() {
     let _alone = alone();
     let options = need!(options());
-    need!(if damon_watches("paddr") { Ok(()) } else { Err("no DAMON watches physical memory here") });
+    // Guests have none.
+    if !damon_watches("paddr") {
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut eyes = Eyes::open(&Options { run_times: true, ..options });

@@ -204,11 +204,6 @@ fn what_damon_saw_stays_until_it_is_asked() {
     rig.walk(2440, vec![base(8, bits(0..60), Bits::ALL)]);
     assert_eq!((rig.pages(2480).0, rig.pages(2480).1), ([452, 452, 412, 412, 412, 0], 60));
     assert_eq!(rig.proc().confidence(), Permil(1000));
-    // Of whom it is told and we know nothing: nothing.
-    let stranger = ProcKey { pid: 43, start: 7 };
-    let region = KernelEvent::Region { proc: stranger, range: range(8, 0, 1), accesses: 1, samples: 20 };
-    rig.event(secs(2500), Event::Kernel(region));
-    assert!(rig.heat.get(stranger).is_none());
 }
 
 #[test]
