@@ -536,9 +536,8 @@ fn damon_tells_which_process_is_hot_and_where() {
         for (hog, part) in &hogs[..2] {
             let its: Vec<_> = told.iter().filter(|r| r.proc == key(hog)).collect();
             // Small regions and busy ones only: which of a hog's are, the emulator decides. Where they lie tells nothing wrong.
-            let (hot, all) = [(part.start, part.end), (0, PAGES)]
-                .map(|(first, end)| its.iter().map(|r| r.heat(range(hog, first, end))).sum::<u64>())
-                .into();
+            let heat = |first, end| its.iter().map(|r| r.heat(range(hog, first, end))).sum::<u64>();
+            let (hot, all) = (heat(part.start, part.end), heat(0, PAGES));
             assert!(hot >= all - hot, "pages {part:?} have {hot} of {all}: {its:?}");
             // One aggregation a second: each ascends.
             let aggregations = 1 + its.windows(2).filter(|two| two[1].range.start <= two[0].range.start).count() as u64;
