@@ -114,7 +114,8 @@ impl Mutant {
         c.env("CARGO_TARGET_DIR", tree.with_file_name("target"));
         // It is enough to know that it fails.
         super::test::seed(&mut c);
-        c.env("PROPTEST_MAX_SHRINK_ITERS", "0").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
+        // Ten times as many cases as a test of every day: what a mistake needs to show must not hang on the seed.
+        c.env("PROPTEST_CASES", "240").env("PROPTEST_MAX_SHRINK_ITERS", "0").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
         c
     }
 
