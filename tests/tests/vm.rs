@@ -438,8 +438,8 @@ impl Damon {
         set(&at("0/contexts/0/operations"), "vaddr");
         // Regions of a part of a block; looks so far apart that whoever reads all the time has read between two of them.
         set(&at("0/contexts/0/monitoring_attrs/nr_regions/min"), "200");
-        set(&at("0/contexts/0/monitoring_attrs/intervals/aggr_us"), "1000000");
-        set(&at("0/contexts/0/monitoring_attrs/intervals/sample_us"), "100000");
+        set(&at("0/contexts/0/monitoring_attrs/intervals/aggr_us"), "2500000");
+        set(&at("0/contexts/0/monitoring_attrs/intervals/sample_us"), "250000");
         set(&at("0/contexts/0/targets/nr_targets"), &pids.len().to_string());
         for (place, pid) in pids.iter().enumerate() {
             set(&at(&format!("0/contexts/0/targets/{place}/pid_target")), &pid.to_string());
@@ -524,11 +524,11 @@ fn damon_tells_which_process_is_hot_and_where() {
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).expect("we may");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut eyes = eyes();
-    let mut hogs = [1024..2048, 3072..4096, 0..1024].map(|part| (Hog::start(MIB, Fill::Half).expect("a hog"), part));
+    let mut hogs = [1024..1280, 3072..3328, 0..16].map(|part| (Hog::start(MIB, Fill::Half).expect("a hog"), part));
     let [one, other, unwatched] = [0, 1, 2].map(|place| (key(&hogs[place].0), hogs[place].0.pid()));
     {
         let _damon = Damon::on(&[one.1, other.1]);
-        let seconds = 20;
+        let seconds = 30;
         let began = Instant::now();
         let (told, lost) = runtime.block_on(regions(&mut eyes, &mut hogs, seconds));
         let took = began.elapsed().as_secs();
@@ -539,7 +539,7 @@ fn damon_tells_which_process_is_hot_and_where() {
             let its: Vec<_> = told.iter().filter(|r| r.proc == key(hog)).collect();
             let heat = |first, end| its.iter().map(|r| r.heat(range(hog, first, end))).sum::<u64>();
             let (hot, all) = (heat(part.start, part.end), heat(0, PAGES));
-            // A quarter of its pages.
+            // A sixteenth of its pages.
             assert!(hot > all - hot, "pages {part:?} have {hot} of {all}: {its:?}");
             // One aggregation a second: each ascends.
             let aggregations = 1 + its.windows(2).filter(|two| two[1].range.start <= two[0].range.start).count() as u64;
