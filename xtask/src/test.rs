@@ -35,7 +35,7 @@ const LAYERS: &[Layer] = &[
     layer("sim", 12, "seeded closed loops with faults", &["sim"]),
     layer("shell", 6, "parsers, fake syscalls, undo, real memcached", &["parsers", "footprint", "shell"]),
     layer("host", 12, "BPF, real processes, real swap, the daemon; root", &["daemon", "eyes", "hands", "host"]),
-    layer("vm", 20, "the eyes and hands on other kernels and nodes, in QEMU guests", &["vm"]),
+    layer("vm", 30, "the eyes and hands on other kernels and nodes, in QEMU guests", &["vm"]),
 ];
 
 /// Suites of the host layer that a guest of each kernel runs too.
