@@ -349,8 +349,13 @@ fn what_the_cgroup_reclaims_is_seen() {
     // Its stack and its heap are charged too.
     assert!(Group::sample().swap_usage.0 >> 12 >= over_high);
     set(&Group::file("memory.high"), "max");
-    assert!(page_out(group.hog(), 0, PAGES).done.pages.0 > 0);
-    assert_eq!(swapped(group.hog()), PAGES);
+    // What the kernel's own reclaim has in its hands at this moment, or a CPU in its batch for the LRU lists, is refused.
+    let all = (0..50).any(|_| {
+        set("/proc/sys/vm/compact_memory", "1"); // drains the batches
+        page_out(group.hog(), 0, PAGES);
+        swapped(group.hog()) == PAGES
+    });
+    assert!(all, "{} of {PAGES} pages are out", swapped(group.hog()));
     assert!(group.hog().intact().expect("answers"));
 }
 
