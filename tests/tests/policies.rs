@@ -157,6 +157,14 @@ fn arm() {
     check(steady(), "arm = { quota_mib_per_s = 0 }", by, "turned-off");
     check(steady(), "target = [{ comm = 'cache', policy = 'watch' }]", by, "");
     check(steady(), "arm = { quota_mib_per_s = 1 }", by, "arm-young budget-spent");
+    // A permil of ten minutes is 0.6 s: 24 questions to a hot GiB.
+    let hot = || {
+        Scenario { memory: Bytes::from_mib(4096), ..host(60) }
+            .with(ProcSpec::new("cache", vec![RegionSpec::new(1024 * MIB, Pattern::Hot { pages: 1024 * MIB })]))
+    };
+    let all = "longest_walks = 1, share_permil = 1000, tax_permil_of_core = 1000";
+    check(hot(), &format!("arm = {{ {all}, cpu_permil_of_core = 2 }}"), by, "arm-young");
+    check(hot(), &format!("arm = {{ {all}, cpu_permil_of_core = 1 }}"), by, "arm-young budget-spent");
     let growing = ProcSpec::new("other", vec![RegionSpec::new(64 * MIB, Pattern::Growing { pages: MIB })]);
     let mut tight = steady().with(growing);
     (tight.memory, tight.swap) =

@@ -10,7 +10,7 @@ mod pressure;
 mod procs;
 mod reclaim;
 mod sched;
-mod series;
+pub(crate) mod series;
 mod swap;
 
 pub use freshness::{Freshness, Sight, kernel_source};

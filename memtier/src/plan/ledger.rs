@@ -7,6 +7,7 @@
 //! Deliberately absent: limits (they are configuration) and undo of settings (the daemon's footprint).
 
 use crate::config::Config;
+use crate::model::series::Series;
 use crate::vocab::{Action, Bytes, Charge, End, Guard, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -83,6 +84,9 @@ pub struct Ledger {
     /// When swap was last sampled, and what went there since.
     sampled: Time,
     unsampled: Bytes,
+    /// CPU time of arming, in ns.
+    #[serde(default)]
+    arming: Series,
     accounts: BTreeMap<ProcKey, Account>,
 }
 
@@ -129,6 +133,12 @@ impl Ledger {
     #[must_use]
     pub const fn unsampled(&self) -> Bytes {
         self.unsampled
+    }
+
+    /// CPU time that arming took since `from`.
+    #[must_use]
+    pub fn arming_since(&self, from: Time) -> Span {
+        Span(self.arming.since(from))
     }
 
     #[must_use]
@@ -215,7 +225,7 @@ impl Ledger {
                 // Broken off, it would have taken longer.
                 End::Skipped(_) | End::Expired | End::Failed(_) => account.walk = account.walk.max(Span(outcome.done.cpu_ns)),
             },
-            Action::Arm { .. } => {}
+            Action::Arm { .. } => self.arming.add(outcome.ended, outcome.ended.since(outcome.began), outcome.done.cpu_ns),
             Action::PageOut { .. } => {
                 // An outcome may come late, when a sample has seen its work already.
                 if outcome.ended >= self.sampled {

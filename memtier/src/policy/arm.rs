@@ -21,7 +21,8 @@ const BOOST: u64 = 8;
 /// What the first touch of a page costs after its bit was cleared: 180 ns in address order to 505 (`bench cycle`: tax), 408
 /// at random. The dearest, for the budget is a promise.
 const TOUCH_NS: u64 = 500;
-const TAX_WINDOW: Span = Span::from_secs(600);
+/// What is budgeted in thousandths of a core holds over this.
+const CORE_WINDOW: Span = Span::from_secs(600);
 /// Share of the asked pages that are touched again, until it is measured.
 const RETOUCHED: Permil = Permil(500);
 
@@ -57,7 +58,7 @@ impl Policy for Arm {
             advice.idles.push(Idle { policy: by, reason: Reason::new(Rule::TurnedOff).note("arm.quota_mib_per_s is 0") });
             return advice;
         }
-        if let Some(reason) = pressed(view) {
+        if let Some(reason) = pressed(view).or_else(|| dear(view)) {
             advice.holds.push(Hold { subject: Subject::Host, by, reason });
             return advice;
         }
@@ -100,6 +101,23 @@ fn pressed(view: &View<'_>) -> Option<Reason> {
             )
             .flips_at(seen)
     })
+}
+
+/// What clearing took, against what it may.
+fn dear(view: &View<'_>) -> Option<Reason> {
+    let permil = view.config.arm.cpu_permil_of_core;
+    let (took, bound) = (view.ledger.arming_since(window(view)), core(permil));
+    (took >= bound)
+        .then(|| Reason::new(Rule::BudgetSpent).saw(Measure::CpuTime, took, bound, "arm.cpu_permil_of_core").flips_at(permil + 1))
+}
+
+/// Begin of the window that ends now.
+const fn window(view: &View<'_>) -> Time {
+    Time(view.now.0.saturating_sub(CORE_WINDOW.0))
+}
+
+const fn core(permil: u64) -> Span {
+    Span(CORE_WINDOW.0 / 1000 * permil)
 }
 
 fn consider(view: &View<'_>, proc: ProcKey, heat: &ProcHeat) -> Result<Option<Proposal>, Reason> {
@@ -151,11 +169,11 @@ fn share(view: &View<'_>, heat: &ProcHeat) -> Pages {
 
 /// Touches of cleared pages that the window allows.
 fn tax(view: &View<'_>) -> Pages {
-    Pages(TAX_WINDOW.0 / 1000 * view.config.arm.tax_permil_of_core / TOUCH_NS)
+    Pages(core(view.config.arm.tax_permil_of_core).0 / TOUCH_NS)
 }
 
 fn touched(view: &View<'_>, heat: &ProcHeat) -> Pages {
-    heat.touched_since(Time(view.now.0.saturating_sub(TAX_WINDOW.0)))
+    heat.touched_since(window(view))
 }
 
 /// Pages that can be asked before the touches that follow reach the tax.

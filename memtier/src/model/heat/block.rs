@@ -6,19 +6,20 @@
 //! young until it is asked.
 //! The byte `age` has two readings:
 //!
-//! - young: rounds from the base to the walk that saw the first access;
+//! - young: rounds from the base to the walk that saw the first access; 0 once they are counted;
 //! - old: idle ticks *before* the base. The idle age now is `age + (tick(now) - base tick)`: it grows by itself, and
 //!   moving the base adds what has passed, so that it telescopes exactly without ever sweeping over the pages.
 //!
 //! The estimator (S5 of the arming study) counts hits and exposure in quarter rounds, halves both beyond 24 rounds, and
 //! learns only where a cycle from base to first access was whole. When a block is armed it notes how many pages it expects
-//! to be accessed again; the next round is its *answer*, and that sets the time of the next question (rhythm.rs).
+//! to be accessed again; the next round is its *answer*, and that sets the time of the next question (rhythm.rs). A block
+//! that has settled is asked a quarter at a time: a sample that tells whether it cools, at a quarter of the cost.
 
 use super::rhythm::{Answer, Rhythm, rest};
 use super::tempo::Tempo;
 use crate::vocab::{BLOCK_PAGES, Bits, BlockId, BlockSample, Leaf, Permil};
 use serde::{Deserialize, Serialize};
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Sub};
 
 /// Quarter rounds per round or hit.
 const QUARTERS: u8 = 4;
@@ -26,6 +27,9 @@ const QUARTERS: u8 = 4;
 const CYCLE: u32 = 16;
 /// Exposure in quarter rounds beyond which the past is halved.
 const EXPOSED: u8 = 96;
+
+/// Pages of a settled block that are asked together.
+const QUARTER: usize = BLOCK_PAGES / 4;
 
 /// A block that gains this many pages, and a quarter of its accessed ones, is asked at once.
 const HEATED: u32 = 8;
@@ -56,7 +60,7 @@ pub(super) struct Block {
     pub young: Bits,
     pub present: Bits,
     pub swapped: Bits,
-    /// Young, but no zero was read since the base: never asked, or the base moved under it.
+    /// Young, but never asked, or the base moved under it before it was counted.
     pub unproven: Bits,
     /// Young when last armed.
     pub asked: Bits,
@@ -102,16 +106,32 @@ pub(super) struct Gain {
     pub present: i64,
     pub swapped: i64,
     pub young: i64,
+    pub unproven: i64,
     /// Some block has nothing left.
     pub emptied: bool,
 }
 
 impl AddAssign for Gain {
-    fn add_assign(&mut self, Self { present, swapped, young, emptied }: Self) {
+    fn add_assign(&mut self, Self { present, swapped, young, unproven, emptied }: Self) {
         self.present += present;
         self.swapped += swapped;
         self.young += young;
+        self.unproven += unproven;
         self.emptied |= emptied;
+    }
+}
+
+impl Sub for Gain {
+    type Output = Self;
+    /// From `had` to this; emptied is what it is now.
+    fn sub(self, had: Self) -> Self {
+        Self {
+            present: self.present - had.present,
+            swapped: self.swapped - had.swapped,
+            young: self.young - had.young,
+            unproven: self.unproven - had.unproven,
+            emptied: self.emptied,
+        }
     }
 }
 
@@ -177,8 +197,7 @@ impl Block {
         if answers {
             self.answer(id, moment, lessons.rhythm);
         }
-        let Gain { present, swapped, young, emptied } = self.gain();
-        Gain { present: present - had.present, swapped: swapped - had.swapped, young: young - had.young, emptied }
+        self.gain() - had
     }
 
     /// We ask this block and will again. Then a bit that others clear (DAMON does, many a second) takes nothing back: the page
@@ -203,23 +222,35 @@ impl Block {
 
     /// The hot set of the process moves: asked within two rounds.
     pub fn hurry(&mut self, id: BlockId, round: u32) {
-        if self.due > round + 1 {
-            self.due = round + (id.0 as u32 & 1);
-            self.k = self.k.min(1);
+        self.due = self.due.min(round + (id.0 as u32 & 1));
+        self.k = self.k.min(1);
+    }
+
+    /// The accessed pages to ask next: all, or of a block that has settled one quarter after the other.
+    pub fn turn(&self, longest: u8) -> Bits {
+        if self.k < longest.max(1) || self.leaf != Leaf::Base {
+            return self.young;
         }
+        let next = self.asked.iter().last().map_or(0, |page| page / QUARTER + 1);
+        let quarter = |turn: usize| {
+            let words = turn % 4 * 2..turn % 4 * 2 + 2;
+            Bits(std::array::from_fn(|word| if words.contains(&word) { self.young.0[word] } else { 0 }))
+        };
+        (next..next + 4).map(quarter).find(|bits| !bits.is_empty()).unwrap_or(Bits::NONE)
     }
 
     /// What this block adds to the sums of its process.
     pub fn gain(&self) -> Gain {
-        let [present, swapped, young] = [&self.present, &self.swapped, &self.young].map(|bits| i64::from(bits.count()));
-        Gain { present, swapped, young, emptied: present + swapped == 0 }
+        let all = [&self.present, &self.swapped, &self.young, &self.unproven];
+        let [present, swapped, young, unproven] = all.map(|bits| i64::from(bits.count()));
+        Gain { present, swapped, young, unproven, emptied: present + swapped == 0 }
     }
 
     /// Nothing is mapped here any more.
     pub fn vanish(&mut self) -> Gain {
-        let Gain { present, swapped, young, .. } = self.gain();
-        (self.present, self.swapped, self.young) = (Bits::NONE, Bits::NONE, Bits::NONE);
-        Gain { present: -present, swapped: -swapped, young: -young, emptied: true }
+        let had = self.gain();
+        (self.present, self.swapped, self.young, self.unproven) = (Bits::NONE, Bits::NONE, Bits::NONE, Bits::NONE);
+        self.gain() - had
     }
 
     fn change(&mut self, leaf: Leaf, accessed: Bits, present: Bits, swapped: Bits, moment: Moment, lessons: &mut Lessons<'_>) {
@@ -290,6 +321,7 @@ impl Block {
         if self.open || back.is_empty() {
             return Gain::default();
         }
+        let had = self.gain();
         match sign {
             Sign::Certain => {
                 let elapsed = moment.tick.saturating_sub(self.base_tick);
@@ -303,7 +335,7 @@ impl Block {
         }
         self.date(&back, moment.round);
         self.young = self.young.or(&back);
-        Gain { young: i64::from(back.count()), ..Gain::default() }
+        self.gain() - had
     }
 
     /// Moves the base to `moment`: `old` pages keep their idle age, `fresh` ones are idle from now.
@@ -317,9 +349,9 @@ impl Block {
         self.base_round = moment.round;
     }
 
-    /// The accessed bits of `pages` were cleared by us, those of `stuck` could not be. Change of the young pages.
+    /// The accessed bits of `pages` were cleared by us, those of `stuck` could not be.
     pub fn arm(&mut self, pages: &Bits, stuck: &Bits, moment: Moment, counting: bool) -> Gain {
-        let had = self.young.count();
+        let had = self.gain();
         let old = self.present.or(&self.swapped).and_not(&self.young);
         if !counting {
             self.settle(&self.young.and_not(&self.unproven), &old, moment.round);
@@ -327,11 +359,15 @@ impl Block {
         let asked = self.young.and(pages);
         let left = self.young.and_not(pages);
         self.rebase(&old, &asked, moment);
-        (self.asked, self.young, self.unproven, self.stuck) = (asked, left, left, left.and(stuck));
+        // Of pages that were left out the cycle is counted; that they were accessed since they were last asked stays true.
+        let counted = bytes(&left);
+        self.age.iter_mut().zip(&counted).for_each(|(age, counted)| *age &= !counted);
+        self.unproven = left.and(&self.unproven.or(stuck));
+        (self.asked, self.young, self.stuck) = (asked, left, left.and(stuck));
         self.armed_round = moment.round.max(1);
         (self.expected, self.variance) = if counting { (0, 0) } else { self.expect() };
         self.open = !counting;
-        Gain { young: i64::from(self.young.count()) - i64::from(had), ..Gain::default() }
+        self.gain() - had
     }
 
     /// Sum over the asked pages of the chance that each is accessed in one round, and of its variance, in thousandths.
@@ -351,13 +387,14 @@ impl Block {
         let (hit, missed) = (bytes(hit), bytes(missed));
         // No branches: the compiler does sixteen pages at a time.
         for page in 0..BLOCK_PAGES {
-            let took = self.age[page].clamp(1, CYCLE as u8) * QUARTERS;
-            let exposed = (took & hit[page]) | (whole & missed[page]);
+            let took = self.age[page].min(CYCLE as u8) * QUARTERS;
+            let hit = if took == 0 { 0 } else { hit[page] };
+            let exposed = (took & hit) | (whole & missed[page]);
             let (hits, exposure) = (self.hits[page], self.exposure[page]);
             let over = exposure.saturating_add(exposed) > EXPOSED;
             let (hits, exposure) = (if over { hits >> 1 } else { hits }, if over { exposure >> 1 } else { exposure });
             self.exposure[page] = exposure.saturating_add(exposed);
-            self.hits[page] = hits.saturating_add(QUARTERS & hit[page]);
+            self.hits[page] = hits.saturating_add(QUARTERS & hit);
         }
     }
 
@@ -422,7 +459,7 @@ impl Block {
     pub fn rate(&self, page: usize, round: u32) -> Option<Permil> {
         let (hits, exposed) = (u64::from(self.hits[page]), u64::from(self.exposure[page]));
         let running = |rounds: u32| u64::from(rounds) * u64::from(QUARTERS);
-        let (hits, exposed) = if self.unproven.get(page) {
+        let (hits, exposed) = if self.unproven.get(page) || self.young.get(page) && self.age[page] == 0 {
             (hits, exposed)
         } else if self.young.get(page) {
             (hits + u64::from(QUARTERS), exposed + running(u32::from(self.age[page])))

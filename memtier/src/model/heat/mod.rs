@@ -10,6 +10,8 @@
 //!
 //! Deliberately absent: what is cold enough (policies), when to walk and to arm (policies), who may be touched (plan).
 
+#[cfg(test)]
+mod asking;
 mod block;
 #[cfg(test)]
 mod laws;
@@ -88,7 +90,7 @@ pub struct Cold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DueBlock {
     pub block: BlockId,
-    /// Accessed pages: what arming it would ask.
+    /// Accessed pages to ask.
     pub young: Bits,
     /// Those of them whose bit could not be cleared the last time.
     pub stuck: Bits,

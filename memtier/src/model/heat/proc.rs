@@ -31,10 +31,15 @@ pub struct ProcHeat {
     present: u64,
     swapped: u64,
     young: u64,
+    /// Of these: never asked, or not since others cleared bits around them.
+    #[serde(default)]
+    unproven: u64,
     /// Present pages that the last complete walk saw and the model has no room for.
     untracked: u64,
     tempo: Tempo,
     rhythm: Rhythm,
+    /// Longest period of a block in the last walk: 2^this rounds.
+    longest: u8,
     counts: Option<Counts>,
 }
 
@@ -76,7 +81,8 @@ impl ProcHeat {
         if self.walk.as_ref().is_none_or(|w| w.scan != chunk.scan) {
             self.begin(at, chunk, course.sched);
         }
-        let moment = Moment { tick: self.ticks_at(at), round: self.rhythm.round, longest: course.longest };
+        self.longest = course.longest;
+        let moment = self.moment(at);
         let counting = match self.counts {
             None => Counting::No,
             Some(Counts { done: 0, .. }) => Counting::First,
@@ -106,7 +112,7 @@ impl ProcHeat {
         self.scan_at = Some(at);
         self.tempo.close(at);
         // Pages that prove nothing, such as those that can't be asked, are no measure of what the process has in use.
-        if self.rhythm.end(at, self.young - self.unproven()) {
+        if self.rhythm.end(at, self.young - self.unproven) {
             let round = self.rhythm.round;
             self.blocks.iter_mut().for_each(|(id, block)| block.hurry(*id, round));
         }
@@ -139,7 +145,7 @@ impl ProcHeat {
                 continue;
             }
             let block = Block::new(sample, moment, counting);
-            let Gain { present, swapped: _, young: _, emptied } = block.gain();
+            let Gain { present, swapped: _, young: _, unproven: _, emptied } = block.gain();
             if present >= i64::from(admit) && !emptied {
                 gain += block.gain();
                 fresh.push((sample.block, block));
@@ -151,11 +157,17 @@ impl ProcHeat {
             }
         }
         at = self.vanish(at, whole.end, &whole, &mut gain);
-        self.present = self.present.saturating_add_signed(gain.present);
-        self.swapped = self.swapped.saturating_add_signed(gain.swapped);
-        self.young = self.young.saturating_add_signed(gain.young);
+        self.gained(gain);
         self.reshape(start..at, gain.emptied, fresh);
         refused
+    }
+
+    const fn gained(&mut self, gain: Gain) {
+        let Gain { present, swapped, young, unproven, emptied: _ } = gain;
+        self.present = self.present.saturating_add_signed(present);
+        self.swapped = self.swapped.saturating_add_signed(swapped);
+        self.young = self.young.saturating_add_signed(young);
+        self.unproven = self.unproven.saturating_add_signed(unproven);
     }
 
     /// Empties the blocks from place `at` up to block `to` that lie in the range of the chunk but not in its list;
@@ -203,13 +215,14 @@ impl ProcHeat {
     /// Forgets blocks with fewer present pages than `cut`; returns how many.
     pub(super) fn drop_sparse(&mut self, cut: u32) -> u64 {
         let len = self.blocks.len();
-        let Self { blocks, present, swapped, young, untracked, walk, .. } = self;
+        let Self { blocks, present, swapped, young, unproven, untracked, walk, .. } = self;
         blocks.retain(|(id, block)| {
             let count = block.present.count();
             if count < cut {
                 *present -= u64::from(count);
                 *swapped -= u64::from(block.swapped.count());
                 *young -= u64::from(block.young.count());
+                *unproven -= u64::from(block.unproven.count());
                 *untracked += u64::from(count);
                 // What this walk has yet to reach it will count itself.
                 if let Some(walk) = walk.as_mut().filter(|w| *id < w.upto) {
@@ -233,10 +246,10 @@ impl ProcHeat {
 
     /// Bits of `ranges` were cleared, but for those of `missed`; both ascend.
     pub(super) fn armed(&mut self, at: Time, ranges: &[AddrRange], missed: &[AddrRange]) {
-        let moment = Moment { tick: self.ticks_at(at), round: self.rhythm.round, longest: 0 };
+        let moment = self.moment(at);
         let counting = self.counts.is_some();
         self.rhythm.asked();
-        let mut next = BlockId(0);
+        let (mut next, mut gain) = (BlockId(0), Gain::default());
         for (place, range) in ranges.iter().enumerate() {
             let from = self.blocks.partition_point(|b| b.0 < next.max(BlockId::of(range.start)));
             for (id, block) in self.blocks[from..].iter_mut().take_while(|b| b.0.start() < range.end) {
@@ -245,12 +258,12 @@ impl ProcHeat {
                 let stuck = covered(*id, &missed[first..]);
                 let pages = covered(*id, &ranges[place..]).and_not(&stuck);
                 if !pages.or(&stuck).is_empty() {
-                    let Gain { young, .. } = block.arm(&pages, &stuck, moment, counting);
-                    self.young = self.young.saturating_add_signed(young);
+                    gain += block.arm(&pages, &stuck, moment, counting);
                 }
                 next = BlockId(id.0 + 1);
             }
         }
+        self.gained(gain);
     }
 
     pub(super) fn expect_counts(&mut self, scans: u32) {
@@ -284,13 +297,14 @@ impl ProcHeat {
             return;
         }
         let ticks = self.ticks(IDLE_EDGES[0]);
-        let moment = Moment { tick: self.ticks_at(at), round: self.rhythm.round, longest: 0 };
+        let moment = self.moment(at);
         let from = self.blocks.partition_point(|b| b.0 < BlockId::of(range.start));
+        let mut gain = Gain::default();
         for (id, block) in self.blocks[from..].iter_mut().take_while(|b| b.0.start() < range.end) {
             let mut lessons = Lessons { tempo: &mut self.tempo, rhythm: &mut self.rhythm };
-            let Gain { young, .. } = block.seen(&covered(*id, &[range]), sign, ticks, moment, &mut lessons);
-            self.young = self.young.saturating_add_signed(young);
+            gain += block.seen(&covered(*id, &[range]), sign, ticks, moment, &mut lessons);
         }
+        self.gained(gain);
     }
 
     pub(super) fn retick(&mut self, tick: Span) {
@@ -302,6 +316,9 @@ impl ProcHeat {
 
     fn ticks_at(&self, at: Time) -> u32 {
         (at.0 / self.tick.0.max(1)).min(u64::from(u32::MAX)) as u32
+    }
+    fn moment(&self, at: Time) -> Moment {
+        Moment { tick: self.ticks_at(at), round: self.rhythm.round, longest: self.longest }
     }
     /// Whole ticks that are no less than `span`.
     fn ticks(&self, span: Span) -> u32 {
@@ -389,20 +406,17 @@ impl ProcHeat {
     pub fn idle_histogram(&self, now: Time) -> IdleHistogram {
         let tick = self.ticks_at(now);
         let edges = IDLE_EDGES.map(|edge| self.ticks(edge));
-        let (mut idle, mut young, mut unknown) = ([0u64; IDLE_EDGES.len()], 0, self.untracked);
+        let mut idle = [0u64; IDLE_EDGES.len()];
         for (_, block) in &self.blocks {
             for (sum, edge) in idle.iter_mut().zip(edges) {
                 *sum += u64::from(block.idle_for(edge, tick).count());
             }
-            let unproven = u64::from(block.unproven.count());
-            unknown += unproven;
-            young += u64::from(block.young.count()) - unproven;
         }
         let bytes = |pages: u64| Pages(pages).bytes();
         IdleHistogram {
             idle: idle.map(bytes),
-            young: bytes(young),
-            unknown: bytes(unknown),
+            young: bytes(self.young - self.unproven),
+            unknown: bytes(self.untracked + self.unproven),
             resident: self.resident().bytes(),
             swapped: self.swapped().bytes(),
         }
@@ -442,11 +456,7 @@ impl ProcHeat {
     /// since.
     #[must_use]
     pub fn confidence(&self) -> Permil {
-        Permil::of(self.present - self.unproven(), self.resident().0)
-    }
-
-    fn unproven(&self) -> u64 {
-        self.blocks.iter().map(|(_, b)| u64::from(b.unproven.count())).sum()
+        Permil::of(self.present - self.unproven, self.resident().0)
     }
 
     /// What maps a block; none where nothing is tracked.
@@ -455,14 +465,15 @@ impl ProcHeat {
         self.block(block).map(|b| b.leaf)
     }
 
-    /// Blocks with accessed pages that may be asked now, longest overdue first. Counting needs all of them.
+    /// Blocks with accessed pages that may be asked now, longest overdue first, and which. Counting needs all of them.
     #[must_use]
     pub fn due(&self) -> Vec<DueBlock> {
-        let round = self.rhythm.round;
-        let ripe = |b: &Block| !b.young.is_empty() && (self.counts.is_some() || !b.open && b.due <= round);
+        let (round, counting) = (self.rhythm.round, self.counts.is_some());
+        let young = |b: &Block| if counting { b.young } else { b.turn(self.longest) };
+        let ripe = |b: &Block| !b.young.is_empty() && (counting || !b.open && b.due <= round);
         let due = self.blocks.iter().filter(|(_, b)| ripe(b));
         let mut due: Vec<(u32, u32, DueBlock)> = due
-            .map(|(id, b)| (b.due, scatter(*id, round), DueBlock { block: *id, young: b.young, stuck: b.stuck, leaf: b.leaf }))
+            .map(|(id, b)| (b.due, scatter(*id, round), DueBlock { block: *id, young: young(b), stuck: b.stuck, leaf: b.leaf }))
             .collect();
         due.sort_unstable_by_key(|(since, order, b)| (*since, *order, b.block));
         due.into_iter().map(|(_, _, block)| block).collect()
@@ -615,7 +626,7 @@ impl ProcHeat {
         assert!(self.blocks.is_sorted_by(|a, b| a.0 < b.0));
         let sum = |f: fn(&Block) -> u32| self.blocks.iter().map(|(_, b)| u64::from(f(b))).sum::<u64>();
         assert_eq!((self.present, self.swapped), (sum(|b| b.present.count()), sum(|b| b.swapped.count())));
-        assert_eq!(self.young, sum(|b| b.young.count()));
+        assert_eq!((self.young, self.unproven), (sum(|b| b.young.count()), sum(|b| b.unproven.count())));
         for (_, b) in &self.blocks {
             assert!(!b.gain().emptied);
             assert!(b.young.and_not(&b.present).is_empty() && b.unproven.and_not(&b.young).is_empty());

@@ -40,8 +40,8 @@ pub struct Ground {
     pub ranks: bool,
     /// Instead of the default, unless the environment says another.
     pub period: Option<Span>,
-    /// Instead of the default of `scan.walk_permil_of_core`.
-    pub walk_permil: Option<u64>,
+    /// Instead of the defaults of `scan.walk_permil_of_core` and `arm.cpu_permil_of_core`.
+    pub cpu_permil: Option<u64>,
     /// Memory that all processes together need, with room for everything else.
     pub needed_mib: u64,
     /// Every process has a CPU of its own, from the second on, and the daemon's parts have the first.
@@ -59,7 +59,7 @@ const HOST: Ground = Ground {
     region: 1 << 16,
     ranks: true,
     period: None,
-    walk_permil: None,
+    cpu_permil: None,
     needed_mib: 9 << 10,
     apart: false,
 };
@@ -124,7 +124,9 @@ pub fn absent(ground: &Ground, why: &str) -> Vec<Row> {
 
 pub fn run(ground: &Ground) -> Result<Vec<Row>, String> {
     let mut config = rig::config(ground.period)?;
-    config.scan.walk_permil_of_core = ground.walk_permil.unwrap_or(config.scan.walk_permil_of_core);
+    if let Some(permil) = ground.cpu_permil {
+        (config.scan.walk_permil_of_core, config.arm.cpu_permil_of_core) = (permil, permil);
+    }
     memtier_tests::footing::memory(ground.needed_mib)?;
     let touchers = (1..).zip(specs(ground, &config)).map(|(cpu, spec)| start(spec, ground.apart.then_some(cpu)));
     let touchers = touchers.collect::<Result<Vec<_>, _>>()?;

@@ -21,7 +21,7 @@ const GROUND: Ground = Ground {
     ranks: false,
     period: Some(Span::from_secs(3)),
     // What a walk costs here is the emulator's: by the default most would be put off.
-    walk_permil: Some(1000),
+    cpu_permil: Some(1000),
     needed_mib: 1 << 10,
     apart: true,
 };

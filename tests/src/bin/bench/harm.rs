@@ -47,6 +47,7 @@ age_tick_ms = 500
 share_permil = 1000
 longest_walks = 1
 tax_permil_of_core = 1000
+cpu_permil_of_core = 1000
 quota_mib_per_s = 1048576
 [budget]
 moved_mib_per_s = 100000

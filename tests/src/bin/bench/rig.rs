@@ -190,13 +190,16 @@ fn ended(step: &Step, began: Time, pages: Pages, end: End) -> Outcome {
     Outcome { step: step.id, began, ended: boottime(), done, end, missed: Vec::new() }
 }
 
-/// The default configuration with another scan period. The tax, which is a rate, follows: a round may cost its target what it
-/// may at the default period.
+/// The default configuration with another scan period. What clearing may cost us and the target, a rate, follows: a round may
+/// cost what it may at the default period.
 pub fn paced(period: Span) -> Config {
     let mut config = Config::default();
     let default = config.scan.period_ms;
     config.scan.period_ms = period.as_millis();
-    config.arm.tax_permil_of_core = (config.arm.tax_permil_of_core * default / config.scan.period_ms).max(1);
+    let period = config.scan.period_ms;
+    for rate in [&mut config.arm.tax_permil_of_core, &mut config.arm.cpu_permil_of_core] {
+        *rate = (*rate * default / period).max(1);
+    }
     config
 }
 

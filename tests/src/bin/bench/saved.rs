@@ -24,8 +24,9 @@ const PACED: Duration = Duration::from_secs(5);
 const FLAT_OUT: Duration = Duration::from_secs(5);
 /// After a change of load or state, not measured.
 const SETTLE: Duration = Duration::from_secs(1);
-/// The daemon starts anew in each pair: by then it has learned what is hot and paged out the rest.
-const MOST_LEARNING: Duration = Duration::from_secs(60);
+/// The daemon starts anew in each pair, and is measured when it has learned what is hot and paged out the rest. A brake that
+/// held, and eased for a quarter of a step at a time, makes that long; after so long it is measured anyway.
+const MOST_LEARNING: Duration = Duration::from_secs(180);
 /// Nothing more went out for so long, which is longer than a brake holds: it is done.
 const QUIET: Duration = Duration::from_secs(14);
 /// With values that do not compress: by then it must have stopped.
