@@ -75,8 +75,9 @@ pub mod walk_status {
     pub const REPLACED: u64 = 4;
 }
 
-/// Blocks that a chunk holds at most: 512 KiB of tables, which stay in the second-level cache until they are decoded.
-pub const CHUNK_BLOCKS: usize = 128;
+/// Blocks that a chunk holds at most: 256 KiB of tables, which stay in the second-level cache beside the originals until they
+/// are decoded.
+pub const CHUNK_BLOCKS: usize = 64;
 
 /// What maps a block. Where that is a table, the table's entries are in the slot of the same number beside it.
 #[repr(C)]

@@ -49,7 +49,7 @@ fn a_settled_block_is_asked_a_quarter_at_a_time_and_nothing_is_forgotten() {
         rounds(&mut rig, at, 1, 1, hot);
         let block = rig.proc().blocks_for_test(8);
         if block.open {
-            let pages: Vec<usize> = block.asked.iter().collect();
+            let pages: Vec<usize> = block.past.asked.iter().collect();
             assert!(pages.len() == 64 && pages[63] - pages[0] == 126 && pages[0].is_multiple_of(128), "{pages:?}");
             quarters.push(pages[0] / 128);
         }

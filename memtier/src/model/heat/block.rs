@@ -34,15 +34,19 @@ const QUARTER: usize = BLOCK_PAGES / 4;
 /// A block that gains this many pages, and a quarter of its accessed ones, is asked at once.
 const HEATED: u32 = 8;
 
-/// Bytes that one block costs: itself, its place in the index, and what the allocator adds.
-pub(super) const BLOCK_COST: usize = size_of::<Block>() + super::proc::INDEX_COST + 16;
+/// Bytes that one block costs: its place in the index, its past, and what the allocator adds.
+pub(super) const BLOCK_COST: usize = super::proc::INDEX_COST + size_of::<Past>() + 16;
 /// Four bytes a page is the law.
 const SPARE: usize = 4 * BLOCK_PAGES - BLOCK_COST;
 const _: () = assert!(SPARE >= 16);
 
+/// What a walk compares lies in the index itself, block after block, and is read at the speed of memory; the rest is looked up
+/// where something changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[repr(C)]
 pub(super) struct Block {
+    pub young: Bits,
+    pub present: Bits,
+    pub swapped: Bits,
     base_tick: u32,
     base_round: u32,
     /// Round of the last arming by us; 0 before the first.
@@ -57,9 +61,11 @@ pub(super) struct Block {
     /// It is asked every `2^k` rounds.
     k: u8,
     pub leaf: Leaf,
-    pub young: Bits,
-    pub present: Bits,
-    pub swapped: Bits,
+    pub past: Box<Past>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Past {
     /// Young, but never asked, or the base moved under it before it was counted.
     pub unproven: Bits,
     /// Young when last armed.
@@ -145,9 +151,20 @@ pub(super) enum Counting {
 }
 
 impl Block {
-    pub fn new(sample: &BlockSample, moment: Moment, counting: Counting) -> Box<Self> {
+    pub fn new(sample: &BlockSample, moment: Moment, counting: Counting) -> Self {
         let (young, present, swapped) = sane(sample);
-        let mut block = Box::new(Self {
+        let past = Past {
+            unproven: young,
+            asked: Bits::NONE,
+            stuck: Bits::NONE,
+            age: [0; BLOCK_PAGES],
+            hits: [0; BLOCK_PAGES],
+            exposure: [0; BLOCK_PAGES],
+        };
+        let mut block = Self {
+            young,
+            present,
+            swapped,
             base_tick: moment.tick,
             base_round: moment.round,
             armed_round: 0,
@@ -157,16 +174,8 @@ impl Block {
             open: false,
             k: 0,
             leaf: sample.leaf,
-            young,
-            present,
-            swapped,
-            unproven: young,
-            asked: Bits::NONE,
-            stuck: Bits::NONE,
-            age: [0; BLOCK_PAGES],
-            hits: [0; BLOCK_PAGES],
-            exposure: [0; BLOCK_PAGES],
-        });
+            past: Box::new(past),
+        };
         block.count(&young, &sample.dirty, counting);
         block
     }
@@ -209,9 +218,9 @@ impl Block {
     /// The round after an arming: did the pages answer as expected, and when are they asked again?
     fn answer(&mut self, id: BlockId, moment: Moment, rhythm: &mut Rhythm) {
         self.open = false;
-        let survived = self.asked.and(&self.young);
-        rhythm.answered(self.asked.count(), survived.count());
-        let known = self.asked.and(&bits_where(&self.exposure, |exposure| exposure > 0));
+        let survived = self.past.asked.and(&self.young);
+        rhythm.answered(self.past.asked.count(), survived.count());
+        let known = self.past.asked.and(&bits_where(&self.past.exposure, |exposure| exposure > 0));
         let count = |bits: &Bits| u64::from(if self.leaf == Leaf::Base { bits.count() } else { bits.count() / BLOCK_PAGES as u32 });
         let (expected, variance) = (u64::from(self.expected), u64::from(self.variance));
         let answer = Answer { pages: count(&known), survived: count(&known.and(&survived)), expected, variance };
@@ -231,7 +240,7 @@ impl Block {
         if self.k < longest.max(1) || self.leaf != Leaf::Base {
             return self.young;
         }
-        let next = self.asked.iter().last().map_or(0, |page| page / QUARTER + 1);
+        let next = self.past.asked.iter().last().map_or(0, |page| page / QUARTER + 1);
         let quarter = |turn: usize| {
             let words = turn % 4 * 2..turn % 4 * 2 + 2;
             Bits(std::array::from_fn(|word| if words.contains(&word) { self.young.0[word] } else { 0 }))
@@ -241,7 +250,7 @@ impl Block {
 
     /// What this block adds to the sums of its process.
     pub fn gain(&self) -> Gain {
-        let all = [&self.present, &self.swapped, &self.young, &self.unproven];
+        let all = [&self.present, &self.swapped, &self.young, &self.past.unproven];
         let [present, swapped, young, unproven] = all.map(|bits| i64::from(bits.count()));
         Gain { present, swapped, young, unproven, emptied: present + swapped == 0 }
     }
@@ -249,7 +258,7 @@ impl Block {
     /// Nothing is mapped here any more.
     pub fn vanish(&mut self) -> Gain {
         let had = self.gain();
-        (self.present, self.swapped, self.young, self.unproven) = (Bits::NONE, Bits::NONE, Bits::NONE, Bits::NONE);
+        (self.present, self.swapped, self.young, self.past.unproven) = (Bits::NONE, Bits::NONE, Bits::NONE, Bits::NONE);
         self.gain() - had
     }
 
@@ -264,12 +273,12 @@ impl Block {
         let collapsed = self.leaf == Leaf::Base && leaf != Leaf::Base;
         if !collapsed {
             let elapsed = moment.tick.saturating_sub(self.base_tick);
-            each_value(&newly.and(&was_old).or(&back), &self.age, |age, pages| tempo.touched(u32::from(age) + elapsed, pages));
+            each_value(&newly.and(&was_old).or(&back), &self.past.age, |age, pages| tempo.touched(u32::from(age) + elapsed, pages));
             tempo.refaulted(back.count());
             let known = newly.and(&before);
             rhythm.retouched(known.and(&was_old).and_not(&back).count());
             // Growth is no news about what is hot; a question that is answered is no heating.
-            let heated = if self.open { known.and_not(&self.asked) } else { known };
+            let heated = if self.open { known.and_not(&self.past.asked) } else { known };
             rhythm.heated(heated.count());
             if !self.open && heated.count() >= HEATED && heated.count() * 4 > accessed.count() {
                 self.k = 0;
@@ -284,19 +293,19 @@ impl Block {
         } else {
             Bits::NONE
         };
-        self.unproven = self.unproven.and(&accessed).or(&unasked);
+        self.past.unproven = self.past.unproven.and(&accessed).or(&unasked);
         self.date(&newly, moment.round);
         for page in before.and_not(&after).iter() {
-            (self.age[page], self.hits[page], self.exposure[page]) = (0, 0, 0);
+            (self.past.age[page], self.past.hits[page], self.past.exposure[page]) = (0, 0, 0);
         }
         // Idle from now on: a bit fell without us, or the page is new (or back) and reads 0 already.
         let fallen = after.and_not(&accessed).and_not(&was_old.and_not(&back));
         if !fallen.is_empty() {
-            self.unproven = self.unproven.or(&self.young.and(&accessed));
+            self.past.unproven = self.past.unproven.or(&self.young.and(&accessed));
             self.rebase(&after.and_not(&accessed).and_not(&fallen), &fallen, moment);
         }
-        self.asked = self.asked.and(&after);
-        self.stuck = self.stuck.and(&accessed);
+        self.past.asked = self.past.asked.and(&after);
+        self.past.stuck = self.past.stuck.and(&accessed);
         (self.leaf, self.young, self.present, self.swapped) = (leaf, accessed, present, swapped);
     }
 
@@ -304,7 +313,7 @@ impl Block {
     fn date(&mut self, newly: &Bits, round: u32) {
         let reading = round.saturating_sub(self.base_round).clamp(1, 255) as u8;
         if !newly.is_empty() {
-            for (age, newly) in self.age.iter_mut().zip(&bytes(newly)) {
+            for (age, newly) in self.past.age.iter_mut().zip(&bytes(newly)) {
                 *age = (*age & !newly) | (reading & newly);
             }
         }
@@ -325,11 +334,11 @@ impl Block {
         match sign {
             Sign::Certain => {
                 let elapsed = moment.tick.saturating_sub(self.base_tick);
-                each_value(&back, &self.age, |age, pages| lessons.tempo.touched(u32::from(age) + elapsed, pages));
+                each_value(&back, &self.past.age, |age, pages| lessons.tempo.touched(u32::from(age) + elapsed, pages));
                 lessons.rhythm.retouched(back.count());
             }
             Sign::Likely => {
-                self.unproven = self.unproven.or(&back);
+                self.past.unproven = self.past.unproven.or(&back);
                 (self.k, self.due) = (0, self.due.min(moment.round + 1));
             }
         }
@@ -342,7 +351,7 @@ impl Block {
     fn rebase(&mut self, old: &Bits, fresh: &Bits, moment: Moment) {
         let elapsed = moment.tick.saturating_sub(self.base_tick).min(255) as u8;
         let (old, fresh) = (bytes(old), bytes(fresh));
-        for ((age, old), fresh) in self.age.iter_mut().zip(&old).zip(&fresh) {
+        for ((age, old), fresh) in self.past.age.iter_mut().zip(&old).zip(&fresh) {
             *age = age.saturating_add(elapsed & old) & !fresh;
         }
         self.base_tick = self.base_tick.max(moment.tick);
@@ -354,16 +363,16 @@ impl Block {
         let had = self.gain();
         let old = self.present.or(&self.swapped).and_not(&self.young);
         if !counting {
-            self.settle(&self.young.and_not(&self.unproven), &old, moment.round);
+            self.settle(&self.young.and_not(&self.past.unproven), &old, moment.round);
         }
         let asked = self.young.and(pages);
         let left = self.young.and_not(pages);
         self.rebase(&old, &asked, moment);
         // Of pages that were left out the cycle is counted; that they were accessed since they were last asked stays true.
         let counted = bytes(&left);
-        self.age.iter_mut().zip(&counted).for_each(|(age, counted)| *age &= !counted);
-        self.unproven = left.and(&self.unproven.or(stuck));
-        (self.asked, self.young, self.stuck) = (asked, left, left.and(stuck));
+        self.past.age.iter_mut().zip(&counted).for_each(|(age, counted)| *age &= !counted);
+        self.past.unproven = left.and(&self.past.unproven.or(stuck));
+        (self.past.asked, self.young, self.past.stuck) = (asked, left, left.and(stuck));
         self.armed_round = moment.round.max(1);
         (self.expected, self.variance) = if counting { (0, 0) } else { self.expect() };
         self.open = !counting;
@@ -373,11 +382,11 @@ impl Block {
     /// Sum over the asked pages of the chance that each is accessed in one round, and of its variance, in thousandths.
     fn expect(&self) -> (u32, u32) {
         let chance = |page: usize| {
-            let (hits, exposure) = (u32::from(self.hits[page]), u32::from(self.exposure[page]));
+            let (hits, exposure) = (u32::from(self.past.hits[page]), u32::from(self.past.exposure[page]));
             ((10 * hits + 1) * 1000 / (10 * exposure + 4)).clamp(20, 980)
         };
         let pages = if self.leaf == Leaf::Base { BLOCK_PAGES } else { 1 };
-        let known = self.asked.iter().take(pages).filter(|&page| self.exposure[page] > 0);
+        let known = self.past.asked.iter().take(pages).filter(|&page| self.past.exposure[page] > 0);
         known.map(chance).fold((0, 0), |(sum, variance), p| (sum + p, variance + p * (1000 - p) / 1000))
     }
 
@@ -387,14 +396,14 @@ impl Block {
         let (hit, missed) = (bytes(hit), bytes(missed));
         // No branches: the compiler does sixteen pages at a time.
         for page in 0..BLOCK_PAGES {
-            let took = self.age[page].min(CYCLE as u8) * QUARTERS;
+            let took = self.past.age[page].min(CYCLE as u8) * QUARTERS;
             let hit = if took == 0 { 0 } else { hit[page] };
             let exposed = (took & hit) | (whole & missed[page]);
-            let (hits, exposure) = (self.hits[page], self.exposure[page]);
+            let (hits, exposure) = (self.past.hits[page], self.past.exposure[page]);
             let over = exposure.saturating_add(exposed) > EXPOSED;
             let (hits, exposure) = (if over { hits >> 1 } else { hits }, if over { exposure >> 1 } else { exposure });
-            self.exposure[page] = exposure.saturating_add(exposed);
-            self.hits[page] = hits.saturating_add(QUARTERS & hit);
+            self.past.exposure[page] = exposure.saturating_add(exposed);
+            self.past.hits[page] = hits.saturating_add(QUARTERS & hit);
         }
     }
 
@@ -402,12 +411,12 @@ impl Block {
     fn count(&mut self, accessed: &Bits, dirty: &Bits, counting: Counting) {
         match counting {
             Counting::No => return,
-            Counting::First => self.hits = [0; BLOCK_PAGES],
+            Counting::First => self.past.hits = [0; BLOCK_PAGES],
             Counting::More => {}
         }
         if !accessed.is_empty() {
             let (read, wrote) = (bytes(accessed), bytes(&accessed.and(dirty)));
-            for ((hits, read), wrote) in self.hits.iter_mut().zip(&read).zip(&wrote) {
+            for ((hits, read), wrote) in self.past.hits.iter_mut().zip(&read).zip(&wrote) {
                 *hits = hits.saturating_add((1 & read) | (2 & wrote));
             }
         }
@@ -415,13 +424,13 @@ impl Block {
 
     /// The bytes change their meaning with the mode.
     pub fn forget_estimates(&mut self) {
-        (self.hits, self.exposure) = ([0; BLOCK_PAGES], [0; BLOCK_PAGES]);
+        (self.past.hits, self.past.exposure) = ([0; BLOCK_PAGES], [0; BLOCK_PAGES]);
     }
 
     /// Ages and base in ticks of another length.
     pub fn retick(&mut self, from: u64, to: u64) {
         let old = bytes(&self.present.or(&self.swapped).and_not(&self.young));
-        for (age, old) in self.age.iter_mut().zip(&old) {
+        for (age, old) in self.past.age.iter_mut().zip(&old) {
             if *old != 0 {
                 *age = super::retick(u64::from(*age), from, to).min(255) as u8;
             }
@@ -431,7 +440,7 @@ impl Block {
 
     /// Idle age of an old page in ticks.
     pub fn idle(&self, page: usize, tick: u32) -> u32 {
-        u32::from(self.age[page]) + tick.saturating_sub(self.base_tick)
+        u32::from(self.past.age[page]) + tick.saturating_sub(self.base_tick)
     }
 
     /// Present pages that read 0.
@@ -442,7 +451,7 @@ impl Block {
     /// Idle ages of old pages, one byte each, 255 for all beyond.
     pub fn idle_bytes(&self, tick: u32) -> [u8; BLOCK_PAGES] {
         let elapsed = tick.saturating_sub(self.base_tick).min(255) as u8;
-        self.age.map(|age| age.saturating_add(elapsed))
+        self.past.age.map(|age| age.saturating_add(elapsed))
     }
 
     /// Present old pages that are idle for at least `ticks`.
@@ -450,19 +459,19 @@ impl Block {
         let old = self.old();
         match ticks.saturating_sub(tick.saturating_sub(self.base_tick)) {
             0 => old,
-            need @ 1..=255 if !old.is_empty() => bits_where(&self.age, |age| age >= need as u8).and(&old),
+            need @ 1..=255 if !old.is_empty() => bits_where(&self.past.age, |age| age >= need as u8).and(&old),
             1.. => Bits::NONE,
         }
     }
 
     /// Chance of an access per round, the running cycle included; none before the first exposure.
     pub fn rate(&self, page: usize, round: u32) -> Option<Permil> {
-        let (hits, exposed) = (u64::from(self.hits[page]), u64::from(self.exposure[page]));
+        let (hits, exposed) = (u64::from(self.past.hits[page]), u64::from(self.past.exposure[page]));
         let running = |rounds: u32| u64::from(rounds) * u64::from(QUARTERS);
-        let (hits, exposed) = if self.unproven.get(page) || self.young.get(page) && self.age[page] == 0 {
+        let (hits, exposed) = if self.past.unproven.get(page) || self.young.get(page) && self.past.age[page] == 0 {
             (hits, exposed)
         } else if self.young.get(page) {
-            (hits + u64::from(QUARTERS), exposed + running(u32::from(self.age[page])))
+            (hits + u64::from(QUARTERS), exposed + running(u32::from(self.past.age[page])))
         } else if self.present.get(page) || self.swapped.get(page) {
             (hits, exposed + running(round.saturating_sub(self.base_round)))
         } else {

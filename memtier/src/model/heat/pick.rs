@@ -21,7 +21,7 @@ pub(super) struct Picked {
 /// Takes at most `most` pages inside `within` (ascending), lowest address first among pages of one key. A huge leaf goes
 /// whole or not at all. `seen` is told what is taken of each block.
 pub(super) fn pick<C: Fn(&Block) -> Bits, K: Fn(&Block) -> [u8; BLOCK_PAGES]>(
-    index: &[(BlockId, Box<Block>)],
+    index: &[(BlockId, Block)],
     within: &[AddrRange],
     most: Pages,
     choice: &Choice<C, K>,
@@ -74,7 +74,7 @@ fn lowest(bits: &Bits, most: u64) -> Bits {
 
 /// Calls `f` with each block that has candidates inside `within`. The keys of a huge leaf are all its lowest.
 fn each<C: Fn(&Block) -> Bits, K: Fn(&Block) -> [u8; BLOCK_PAGES]>(
-    index: &[(BlockId, Box<Block>)],
+    index: &[(BlockId, Block)],
     within: &[AddrRange],
     choice: &Choice<C, K>,
     mut f: impl FnMut(BlockId, &Block, &Bits, &[u8; BLOCK_PAGES]),

@@ -14,13 +14,15 @@ use crate::vocab::{
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Entry of the index, and the quarter that its vector may hold in reserve.
-pub(super) const INDEX_COST: usize = size_of::<(BlockId, Box<Block>)>() * 5 / 4;
+/// Entry of the index, and the eighth that its vector may hold in reserve.
+pub(super) const INDEX_COST: usize = size_of::<(BlockId, Block)>() * 9 / 8;
+/// Entries that it may hold beside.
+const SLACK: usize = 256;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcHeat {
     /// Ascending; no block in it is empty.
-    blocks: Vec<(BlockId, Box<Block>)>,
+    blocks: Vec<(BlockId, Block)>,
     /// Length of a tick: the resolution of idle ages.
     tick: Span,
     /// Walks completed.
@@ -183,14 +185,14 @@ impl ProcHeat {
     }
 
     /// Takes empty blocks out of `window` and new ones in.
-    fn reshape(&mut self, window: Range<usize>, emptied: bool, mut fresh: Vec<(BlockId, Box<Block>)>) {
+    fn reshape(&mut self, window: Range<usize>, emptied: bool, mut fresh: Vec<(BlockId, Block)>) {
         let start = window.start;
         if emptied {
             let kept: Vec<_> = self.blocks.drain(window).filter(|b| !b.1.gain().emptied).collect();
             self.blocks.splice(start..start, kept);
         }
         if !fresh.is_empty() {
-            // Grows by an eighth at a time, so that what `bytes` says holds.
+            // Grows by a sixteenth at a time, so that what `bytes` says holds.
             self.room_for(fresh.len());
             self.blocks.append(&mut fresh);
             self.blocks[start..].sort_by_key(|b| b.0);
@@ -201,14 +203,14 @@ impl ProcHeat {
     fn room_for(&mut self, more: usize) {
         let len = self.blocks.len();
         if self.blocks.capacity() < len + more {
-            self.blocks.reserve_exact(more.max(len / 8));
+            self.blocks.reserve_exact(more.max(len / 16));
         }
     }
 
     fn trim(&mut self) {
         let len = self.blocks.len();
-        if self.blocks.capacity() > len + len / 4 + 256 {
-            self.blocks.shrink_to(len + len / 8);
+        if self.blocks.capacity() > len + len / 8 + SLACK {
+            self.blocks.shrink_to(len + len / 16);
         }
     }
 
@@ -222,7 +224,7 @@ impl ProcHeat {
                 *present -= u64::from(count);
                 *swapped -= u64::from(block.swapped.count());
                 *young -= u64::from(block.young.count());
-                *unproven -= u64::from(block.unproven.count());
+                *unproven -= u64::from(block.past.unproven.count());
                 *untracked += u64::from(count);
                 // What this walk has yet to reach it will count itself.
                 if let Some(walk) = walk.as_mut().filter(|w| *id < w.upto) {
@@ -328,12 +330,12 @@ impl ProcHeat {
         Span(self.tick.0.saturating_mul(u64::from(ticks)))
     }
     fn block(&self, id: BlockId) -> Option<&Block> {
-        self.blocks.binary_search_by_key(&id, |b| b.0).ok().map(|place| &*self.blocks[place].1)
+        self.blocks.binary_search_by_key(&id, |b| b.0).ok().map(|place| &self.blocks[place].1)
     }
 
     /// Memory of this entry, reserves included: what it may hold, not what it happens to, so that it replays alike.
     pub(super) fn bytes(&self) -> u64 {
-        let own = 2 * size_of::<(ProcKey, Self)>() + SLOTS * size_of::<Slot>() + 256 * size_of::<(BlockId, Box<Block>)>();
+        let own = 2 * size_of::<(ProcKey, Self)>() + SLOTS * size_of::<Slot>() + SLACK * size_of::<(BlockId, Block)>();
         (own + self.blocks.len() * BLOCK_COST) as u64
     }
     pub(super) fn tracked(&self) -> u64 {
@@ -431,7 +433,7 @@ impl ProcHeat {
         let in_use = self
             .blocks
             .iter()
-            .map(|(_, block)| u64::from(block.present.count() - block.idle_for(edge, tick).count() - block.unproven.count()));
+            .map(|(_, block)| u64::from(block.present.count() - block.idle_for(edge, tick).count() - block.past.unproven.count()));
         Pages(in_use.sum())
     }
 
@@ -473,7 +475,9 @@ impl ProcHeat {
         let ripe = |b: &Block| !b.young.is_empty() && (counting || !b.open && b.due <= round);
         let due = self.blocks.iter().filter(|(_, b)| ripe(b));
         let mut due: Vec<(u32, u32, DueBlock)> = due
-            .map(|(id, b)| (b.due, scatter(*id, round), DueBlock { block: *id, young: young(b), stuck: b.stuck, leaf: b.leaf }))
+            .map(|(id, b)| {
+                (b.due, scatter(*id, round), DueBlock { block: *id, young: young(b), stuck: b.past.stuck, leaf: b.leaf })
+            })
             .collect();
         due.sort_unstable_by_key(|(since, order, b)| (*since, *order, b.block));
         due.into_iter().map(|(_, _, block)| block).collect()
@@ -496,7 +500,7 @@ impl ProcHeat {
 
     /// Pages in use as far as is known: accessed since they were last asked, or asked and not yet answered. Ascending.
     pub fn hot(&self) -> impl Iterator<Item = (BlockId, Bits)> {
-        let hot = |b: &Block| if b.open { b.young.or(&b.asked) } else { b.young };
+        let hot = |b: &Block| if b.open { b.young.or(&b.past.asked) } else { b.young };
         self.blocks.iter().map(move |(id, b)| (*id, hot(b).and(&b.present))).filter(|(_, hot)| !hot.is_empty())
     }
 
@@ -561,8 +565,8 @@ impl ProcHeat {
             return Cold::default();
         }
         let tick = self.scan_at.map_or(0, |at| self.ticks_at(at));
-        let candidates = |block: &Block| bits_where(&block.hits, |hits| hits < threshold).and(&block.present);
-        self.take(tick, most, within, &Choice { candidates, keys: |block: &Block| block.hits.map(|hits| 255 - hits) })
+        let candidates = |block: &Block| bits_where(&block.past.hits, |hits| hits < threshold).and(&block.present);
+        self.take(tick, most, within, &Choice { candidates, keys: |block: &Block| block.past.hits.map(|hits| 255 - hits) })
     }
 
     /// Where pages are present, ascending: runs of blocks, joined over gaps of at most `gap`.
@@ -601,7 +605,7 @@ impl ProcHeat {
             for page in block.present.and(&covered(*id, &[range])).iter() {
                 let cell = cell_of(id.start() + page as u64 * PAGE_BYTES);
                 cells[cell].resident.0 += 1;
-                match (block.unproven.get(page), block.young.get(page)) {
+                match (block.past.unproven.get(page), block.young.get(page)) {
                     (true, _) => cells[cell].unknown.0 += 1,
                     (false, true) => cells[cell].young.0 += 1,
                     (false, false) => idle[cell] += u64::from(block.idle(page, tick)),
@@ -626,16 +630,16 @@ impl ProcHeat {
         assert!(self.blocks.is_sorted_by(|a, b| a.0 < b.0));
         let sum = |f: fn(&Block) -> u32| self.blocks.iter().map(|(_, b)| u64::from(f(b))).sum::<u64>();
         assert_eq!((self.present, self.swapped), (sum(|b| b.present.count()), sum(|b| b.swapped.count())));
-        assert_eq!((self.young, self.unproven), (sum(|b| b.young.count()), sum(|b| b.unproven.count())));
+        assert_eq!((self.young, self.unproven), (sum(|b| b.young.count()), sum(|b| b.past.unproven.count())));
         for (_, b) in &self.blocks {
             assert!(!b.gain().emptied);
-            assert!(b.young.and_not(&b.present).is_empty() && b.unproven.and_not(&b.young).is_empty());
-            assert!(b.stuck.and_not(&b.young).is_empty());
-            assert!(b.present.and(&b.swapped).is_empty() && b.asked.and_not(&b.present.or(&b.swapped)).is_empty());
+            assert!(b.young.and_not(&b.present).is_empty() && b.past.unproven.and_not(&b.young).is_empty());
+            assert!(b.past.stuck.and_not(&b.young).is_empty());
+            assert!(b.present.and(&b.swapped).is_empty() && b.past.asked.and_not(&b.present.or(&b.swapped)).is_empty());
         }
         let held = size_of::<(ProcKey, Self)>()
-            + self.blocks.capacity() * size_of::<(BlockId, Box<Block>)>()
-            + self.blocks.len() * (size_of::<Block>() + 16)
+            + self.blocks.capacity() * size_of::<(BlockId, Block)>()
+            + self.blocks.len() * (size_of::<super::block::Past>() + 16)
             + self.tempo.held();
         assert!(held as u64 <= self.bytes(), "{held} bytes are held, {} are told", self.bytes());
     }

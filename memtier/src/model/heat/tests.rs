@@ -120,7 +120,7 @@ fn a_bit_cleared_by_others_moves_the_base_where_we_do_not_ask() {
     for at in [30, 40, 50] {
         rig.walk(at, vec![base(8, bits(0..100), Bits::ALL)]);
     }
-    let rates = |rig: &Rig| [0, 60, 300].map(|page| rig.proc().blocks_for_test(8).hits[page]);
+    let rates = |rig: &Rig| [0, 60, 300].map(|page| rig.proc().blocks_for_test(8).past.hits[page]);
     let before = rates(&rig);
     // Reclaim cleared 50..100; 0..50 still read 1, but of what?
     rig.walk(60, vec![base(8, bits(0..50), Bits::ALL)]);
@@ -461,7 +461,7 @@ fn arming_part_of_a_block_asks_that_part() {
     assert_eq!(rig.pages(60), ([312, 312, 0, 0, 0, 0], 0, 200, 0));
     rig.walk(60, vec![base(8, bits(0..310), Bits::ALL)]);
     let block = rig.proc().blocks_for_test(8);
-    assert_eq!((block.asked.count(), block.young.count(), block.armed_round), (312, 310, 1));
+    assert_eq!((block.past.asked.count(), block.young.count(), block.armed_round), (312, 310, 1));
     assert_eq!(rig.proc().retouched(), Some(Permil(110 * 1000 / 312)));
 }
 
@@ -561,7 +561,7 @@ fn what_could_not_be_cleared_stays_unknown() {
     rig.walk(10, vec![base(8, bits(0..200), Bits::ALL)]);
     // A hundred were touched again, a hundred never asked.
     assert_eq!(rig.pages(60), ([312, 312, 0, 0, 0, 0], 100, 100, 0));
-    assert_eq!(rig.proc().blocks_for_test(8).stuck, bits(100..200));
+    assert_eq!(rig.proc().blocks_for_test(8).past.stuck, bits(100..200));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Page samples could also travel through a ring buffer. Both were built and measured, in turns, on a Xeon shared with other
 //! work (8 GiB of 4 KiB pages: walk, transport, decoding and fold; medians of 7 in ns per page, three times): mapped slots 1.9,
 //! 2.1, 2.6; ring of 1 MiB 2.2, 2.7, 2.6. Slots are used over and over and stay in the second-level cache, and need no
-//! reservation per block; a ring moves on through memory. A chunk of 128 blocks fills 512 KiB; from 32 to 128 blocks the time
-//! per page does not change beyond noise, smaller chunks pay for the system call.
+//! reservation per block; a ring moves on through memory. A chunk of 64 blocks fills 256 KiB, and its originals as
+//! much: where a core has 1 MiB of cache, 128 blocks cost up to a third more; fewer than 32 pay for the system call.
 //!
 //! About 70 % of a walk is the program's copying, which seems to wait for memory. Touching the first lines of the next table
 //! early does not help (2 to 16 lines tried): the loads that BPF has hold up the CPU as the copy itself would.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const WANTED_MIB: u64 = 8 << 10;
 /// Left free for everything else on the machine.
 const SPARE_MIB: u64 = 1536;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 31;
 
 /// Nanoseconds per page of each round.
 #[derive(Default)]
