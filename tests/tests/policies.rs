@@ -157,14 +157,19 @@ fn arm() {
     check(steady(), "arm = { quota_mib_per_s = 0 }", by, "turned-off");
     check(steady(), "target = [{ comm = 'cache', policy = 'watch' }]", by, "");
     check(steady(), "arm = { quota_mib_per_s = 1 }", by, "arm-young budget-spent");
-    // A permil of ten minutes is 0.6 s: 24 questions to a hot GiB.
-    let hot = || {
-        Scenario { memory: Bytes::from_mib(4096), ..host(60) }
-            .with(ProcSpec::new("cache", vec![RegionSpec::new(1024 * MIB, Pattern::Hot { pages: 1024 * MIB })]))
+    // A permil of ten minutes is 0.6 s: 24 questions to a hot GiB, and then only the least, until they are ten minutes ago.
+    let hot = |secs| {
+        let region = RegionSpec::new(1024 * MIB, Pattern::Hot { pages: 1024 * MIB });
+        Scenario { memory: Bytes::from_mib(4096), ..host(secs) }.with(ProcSpec::new("cache", vec![region]))
+    };
+    let large = |report: &SimReport, from: u64| {
+        let late = report.decisions.iter().filter(|d| d.at >= report.decisions[0].at.after(Span::from_secs(from)));
+        late.flat_map(|d| &d.plan).filter(|s| s.by == by && s.action.pages().0 > 8192).count()
     };
     let all = "longest_walks = 1, share_permil = 1000, tax_permil_of_core = 1000";
-    check(hot(), &format!("arm = {{ {all}, cpu_permil_of_core = 2 }}"), by, "arm-young");
-    check(hot(), &format!("arm = {{ {all}, cpu_permil_of_core = 1 }}"), by, "arm-young budget-spent");
+    assert!(large(&check(hot(60), &format!("arm = {{ {all}, cpu_permil_of_core = 2 }}"), by, "arm-young"), 0) >= 28);
+    let spent = check(hot(60), &format!("arm = {{ {all}, cpu_permil_of_core = 1 }}"), by, "arm-young");
+    assert_eq!((large(&spent, 0), large(&spent, 52), armed(&spent).0), (23, 0, armed(&spent).0.max(28)));
     let growing = ProcSpec::new("other", vec![RegionSpec::new(64 * MIB, Pattern::Growing { pages: MIB })]);
     let mut tight = steady().with(growing);
     (tight.memory, tight.swap) =

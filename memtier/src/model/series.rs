@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 pub const MINUTE: Span = Span::from_secs(60);
 
-/// Points of a total that only grows. However few, they reach back over any time: when they are full, every second one of
-/// the older half goes.
+/// Points of a total that only grows. However few, they reach back over any time, as fine as their age allows: a time ago
+/// is known to about an eighth of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series<const POINTS: usize = 32> {
     points: Vec<(Time, u64)>,
@@ -24,13 +24,19 @@ impl<const POINTS: usize> Series<POINTS> {
             Some(_) | None => {}
         }
         if self.points.len() == POINTS {
-            let mut place = 0;
-            self.points.retain(|_| {
-                place += 1;
-                place > POINTS / 2 || place % 2 == 1
-            });
+            self.thin(at);
         }
         self.points.push((at, total));
+    }
+
+    /// Drops the point between whose neighbours there is least time, measured by how long ago that was.
+    fn thin(&mut self, now: Time) {
+        let gap = |i: usize| u128::from(self.points[i + 1].0.since(self.points[i - 1].0).0);
+        let age = |i: usize| u128::from(now.since(self.points[i].0).0);
+        let inner = 1..self.points.len().saturating_sub(1);
+        if let Some(least) = inner.min_by(|&a, &b| (gap(a) * age(b)).cmp(&(gap(b) * age(a)))) {
+            self.points.remove(least);
+        }
     }
 
     /// Growth by `delta` in the `period` that ends at `at`; before it there was none since the last point.
@@ -100,6 +106,28 @@ mod tests {
         assert_eq!(series.per_min(s(999), MINUTE), 600);
         series.set(s(1000), 5);
         assert_eq!((series.total(), series.since(s(0))), (5, 0));
+    }
+
+    #[test]
+    fn a_burst_counts_until_it_is_over_the_window() {
+        for every in [1, 2, 10] {
+            let (mut series, mut t) = (Series::<32>::default(), 0);
+            let mut until = |series: &mut Series, end: u64, more: u64| {
+                while t < end {
+                    t += every;
+                    series.add(s(t), Span::from_secs(1), every * more);
+                }
+                series.since(s(t - 600))
+            };
+            until(&mut series, 10_000, 1);
+            until(&mut series, 10_020, 150);
+            for (later, least, most) in
+                [(60, 3_500, 3_700), (300, 3_400, 3_700), (500, 2_500, 3_700), (1_000, 600, 1_300), (2_000, 590, 700)]
+            {
+                let told = until(&mut series, 10_020 + later, 1);
+                assert!((least..=most).contains(&told), "{told} {later} s after a burst of 3,000, a point each {every} s");
+            }
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
-/// Blocks per chunk, as the walker sends them: 256 MiB.
+/// Blocks per chunk: 256 MiB.
 const CHUNK_BLOCKS: usize = 128;
 
 /// How touched pages are told.

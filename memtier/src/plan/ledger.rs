@@ -2,7 +2,7 @@
 //!
 //! Rates hold over every span of `WINDOW`, wherever it begins: the sum of the charges in it never exceeds rate x window.
 //! A charge counts in full from the decision until its outcome comes; then what really happened stands in its place.
-//! Writes to flash or disk are limited per day of the kernel's clock.
+//! Writes to flash or disk are limited per day of the kernel's clock. CPU time of arming is known from outcomes only.
 //!
 //! Deliberately absent: limits (they are configuration) and undo of settings (the daemon's footprint).
 
@@ -84,8 +84,7 @@ pub struct Ledger {
     /// When swap was last sampled, and what went there since.
     sampled: Time,
     unsampled: Bytes,
-    /// CPU time of arming, in ns.
-    #[serde(default)]
+    /// CPU time of arming, in ns, once the outcome has come.
     arming: Series,
     accounts: BTreeMap<ProcKey, Account>,
 }

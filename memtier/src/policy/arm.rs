@@ -58,7 +58,7 @@ impl Policy for Arm {
             advice.idles.push(Idle { policy: by, reason: Reason::new(Rule::TurnedOff).note("arm.quota_mib_per_s is 0") });
             return advice;
         }
-        if let Some(reason) = pressed(view).or_else(|| dear(view)) {
+        if let Some(reason) = pressed(view) {
             advice.holds.push(Hold { subject: Subject::Host, by, reason });
             return advice;
         }
@@ -103,12 +103,9 @@ fn pressed(view: &View<'_>) -> Option<Reason> {
     })
 }
 
-/// What clearing took, against what it may.
-fn dear(view: &View<'_>) -> Option<Reason> {
-    let permil = view.config.arm.cpu_permil_of_core;
-    let (took, bound) = (view.ledger.arming_since(window(view)), core(permil));
-    (took >= bound)
-        .then(|| Reason::new(Rule::BudgetSpent).saw(Measure::CpuTime, took, bound, "arm.cpu_permil_of_core").flips_at(permil + 1))
+/// Clearing took what it may: from now on a walk is followed by the least only.
+fn dear(view: &View<'_>) -> bool {
+    view.ledger.arming_since(window(view)) >= core(view.config.arm.cpu_permil_of_core)
 }
 
 /// Begin of the window that ends now.
@@ -130,7 +127,7 @@ fn consider(view: &View<'_>, proc: ProcKey, heat: &ProcHeat) -> Result<Option<Pr
             .note("under half of its usual CPU time: the walk is no round"));
     }
     let quota = view.ledger.left(view.config).armed;
-    let share = share(view, heat);
+    let (share, knob) = if dear(view) { (LEAST, "arm.cpu_permil_of_core") } else { (share(view, heat), "arm.share_permil") };
     let room = tax_room(view, heat);
     let Asked { ranges, pages, ran_out } = ask(&view.models.procs.eligible_ranges(proc), heat.due(), share.min(room), quota);
     if ranges.is_empty() {
@@ -143,7 +140,7 @@ fn consider(view: &View<'_>, proc: ProcKey, heat: &ProcHeat) -> Result<Option<Pr
     let bytes: Bytes = ranges.iter().map(|range| range.pages().bytes()).sum();
     let charge = Charge { armed: bytes, ..Charge::default() };
     let reason = Reason::new(Rule::ArmYoung)
-        .saw(Measure::YoungPages, pages, share, "arm.share_permil")
+        .saw(Measure::YoungPages, pages, share, knob)
         .saw(Measure::ArmedInWindow, bytes, quota, "arm.quota_mib_per_s")
         .flips_at(0);
     let action = Action::Arm { proc, ranges };
@@ -205,10 +202,9 @@ struct Asked {
 fn ask(eligible: &[AddrRange], due: Vec<DueBlock>, most: Pages, quota: Bytes) -> Asked {
     let (mut ranges, mut pages, mut left, mut ran_out) = (Vec::new(), 0, quota.0, None);
     for block in due {
-        let (runs, asked) = runs(&block, eligible);
-        if runs.is_empty() {
+        let Some((runs, asked)) = block.parts().map(|part| runs(&block, &part, eligible)).find(|(runs, _)| !runs.is_empty()) else {
             continue;
-        }
+        };
         // The last block may reach beyond the share: the first must, where it is small.
         if pages >= most.0 {
             ran_out = Some(Limit::Pages);
@@ -232,20 +228,20 @@ fn ask(eligible: &[AddrRange], due: Vec<DueBlock>, most: Pages, quota: Bytes) ->
     Asked { ranges, pages: Pages(pages), ran_out }
 }
 
-/// Runs of accessed pages in the eligible parts of a block, gaps bridged, and how many pages in them can answer; of a huge
-/// leaf all or nothing, lest it is split. The hands see to folios between a page and a block.
-fn runs(block: &DueBlock, eligible: &[AddrRange]) -> (Vec<AddrRange>, u64) {
+/// Runs of the accessed pages `young` in the eligible parts of a block, gaps bridged, and how many pages in them can answer; of
+/// a huge leaf all or nothing, lest it is split. The hands see to folios between a page and a block.
+fn runs(block: &DueBlock, young: &Bits, eligible: &[AddrRange]) -> (Vec<AddrRange>, u64) {
     let (start, end) = (block.block.start(), block.block.start().saturating_add(BLOCK_BYTES));
     let from = eligible.partition_point(|range| range.end <= start);
     let inside = eligible[from..].iter().take_while(|range| range.start < end);
     let parts = inside.map(|range| AddrRange { start: range.start.max(start), end: range.end.min(end) });
     let whole = |part: &AddrRange| part.end - part.start == BLOCK_BYTES;
     let runs: Vec<AddrRange> = match block.leaf {
-        Leaf::Base => parts.flat_map(|part| bridged(&block.young, start, part)).collect(),
+        Leaf::Base => parts.flat_map(|part| bridged(young, start, part)).collect(),
         Leaf::Pmd => parts.filter(whole).collect(),
         Leaf::Pud => Vec::new(),
     };
-    let can_answer = block.young.and_not(&block.stuck);
+    let can_answer = young.and_not(&block.stuck);
     let address = |page: usize| start + page as u64 * PAGE_BYTES;
     let asked = can_answer.iter().filter(|&page| runs.iter().any(|run| run.contains(address(page)))).count();
     (runs, asked as u64)

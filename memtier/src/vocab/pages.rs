@@ -19,6 +19,14 @@ impl Bits {
     pub const NONE: Self = Self([0; 8]);
     pub const ALL: Self = Self([u64::MAX; 8]);
 
+    /// The pages of one quarter of a block, 0 to 3.
+    #[must_use]
+    pub const fn quarter(quarter: u8) -> Self {
+        let mut bits = Self::NONE;
+        let first = (quarter % 4) as usize * 2;
+        (bits.0[first], bits.0[first + 1]) = (u64::MAX, u64::MAX);
+        bits
+    }
     #[must_use]
     pub const fn get(&self, page: usize) -> bool {
         self.0[page / 64] >> (page % 64) & 1 == 1

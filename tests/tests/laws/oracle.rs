@@ -416,8 +416,7 @@ fn budget_is_spent(shadow: &Shadow, decision: &Decision, reason: &Reason) -> Res
             let limit = c.target.iter().find_map(|t| t.moved_mib_per_s).unwrap_or(0);
             (moved, (limit * secs) << 20, BLOCK)
         }
-        // Of what was seen to happen, not of what is charged.
-        "budget.swap_writes_gib_per_day" | "arm.cpu_permil_of_core" => return Ok(()),
+        "budget.swap_writes_gib_per_day" => return Ok(()),
         other => return Err(format!("no budget is called {other:?}")),
     };
     ensure(used + grain > limit, || format!("{used} of {limit} is used"))

@@ -15,7 +15,7 @@
 //! to be accessed again; the next round is its *answer*, and that sets the time of the next question (rhythm.rs). A block
 //! that has settled is asked a quarter at a time: a sample that tells whether it cools, at a quarter of the cost.
 
-use super::rhythm::{Answer, Rhythm, rest};
+use super::rhythm::{Answer, Rhythm, rest, scatter};
 use super::tempo::Tempo;
 use crate::vocab::{BLOCK_PAGES, Bits, BlockId, BlockSample, Leaf, Permil};
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,6 @@ const QUARTERS: u8 = 4;
 const CYCLE: u32 = 16;
 /// Exposure in quarter rounds beyond which the past is halved.
 const EXPOSED: u8 = 96;
-
-/// Pages of a settled block that are asked together.
-const QUARTER: usize = BLOCK_PAGES / 4;
 
 /// A block that gains this many pages, and a quarter of its accessed ones, is asked at once.
 const HEATED: u32 = 8;
@@ -60,13 +57,15 @@ pub(super) struct Block {
     pub open: bool,
     /// It is asked every `2^k` rounds.
     k: u8,
+    /// Once it has settled: the quarter to ask next.
+    pub turn: u8,
     pub leaf: Leaf,
     pub past: Box<Past>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Past {
-    /// Young, but never asked, or the base moved under it before it was counted.
+    /// Young, but never asked, or the base moved under it without us.
     pub unproven: Bits,
     /// Young when last armed.
     pub asked: Bits,
@@ -173,6 +172,7 @@ impl Block {
             variance: 0,
             open: false,
             k: 0,
+            turn: 0,
             leaf: sample.leaf,
             past: Box::new(past),
         };
@@ -235,17 +235,9 @@ impl Block {
         self.k = self.k.min(1);
     }
 
-    /// The accessed pages to ask next: all, or of a block that has settled one quarter after the other.
-    pub fn turn(&self, longest: u8) -> Bits {
-        if self.k < longest.max(1) || self.leaf != Leaf::Base {
-            return self.young;
-        }
-        let next = self.past.asked.iter().last().map_or(0, |page| page / QUARTER + 1);
-        let quarter = |turn: usize| {
-            let words = turn % 4 * 2..turn % 4 * 2 + 2;
-            Bits(std::array::from_fn(|word| if words.contains(&word) { self.young.0[word] } else { 0 }))
-        };
-        (next..next + 4).map(quarter).find(|bits| !bits.is_empty()).unwrap_or(Bits::NONE)
+    /// Asked as rarely as can be: one quarter after the other is sample enough.
+    pub fn settled(&self, longest: u8) -> bool {
+        self.k >= longest.max(1) && self.leaf == Leaf::Base
     }
 
     /// What this block adds to the sums of its process.
@@ -359,8 +351,9 @@ impl Block {
     }
 
     /// The accessed bits of `pages` were cleared by us, those of `stuck` could not be.
-    pub fn arm(&mut self, pages: &Bits, stuck: &Bits, moment: Moment, counting: bool) -> Gain {
+    pub fn arm(&mut self, id: BlockId, pages: &Bits, stuck: &Bits, moment: Moment, counting: bool) -> Gain {
         let had = self.gain();
+        self.pass_turn(id, &self.young.and(&pages.or(stuck)));
         let old = self.present.or(&self.swapped).and_not(&self.young);
         if !counting {
             self.settle(&self.young.and_not(&self.past.unproven), &old, moment.round);
@@ -372,11 +365,24 @@ impl Block {
         let counted = bytes(&left);
         self.past.age.iter_mut().zip(&counted).for_each(|(age, counted)| *age &= !counted);
         self.past.unproven = left.and(&self.past.unproven.or(stuck));
-        (self.past.asked, self.young, self.past.stuck) = (asked, left, left.and(stuck));
+        self.past.stuck = left.and(&stuck.or(&self.past.stuck.and_not(pages)));
+        (self.past.asked, self.young) = (asked, left);
         self.armed_round = moment.round.max(1);
         (self.expected, self.variance) = if counting { (0, 0) } else { self.expect() };
         self.open = !counting;
         self.gain() - had
+    }
+
+    /// After one quarter was tried, whatever came of it, the next has its turn. After all were, any: a process is not to be
+    /// judged by the same quarter of all its blocks.
+    fn pass_turn(&mut self, id: BlockId, tried: &Bits) {
+        let mask =
+            (0..4).filter(|quarter| !tried.and(&Bits::quarter(*quarter)).is_empty()).fold(0u8, |mask, quarter| mask | 1 << quarter);
+        self.turn = match mask {
+            0 => self.turn,
+            one if one.is_power_of_two() => (one.trailing_zeros() as u8 + 1) % 4,
+            _ => (scatter(id, 0) % 4) as u8,
+        };
     }
 
     /// Sum over the asked pages of the chance that each is accessed in one round, and of its variance, in thousandths.

@@ -90,11 +90,23 @@ pub struct Cold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DueBlock {
     pub block: BlockId,
-    /// Accessed pages to ask.
+    /// Accessed pages: what arming all of it would ask.
     pub young: Bits,
+    /// It has settled, and this quarter has its turn.
+    pub turn: Option<u8>,
     /// Those of them whose bit could not be cleared the last time.
     pub stuck: Bits,
     pub leaf: Leaf,
+}
+
+impl DueBlock {
+    /// What to ask, the first of these in which anything can be asked: all accessed pages, or quarters from the one on that
+    /// has its turn.
+    pub fn parts(&self) -> impl Iterator<Item = Bits> {
+        let quarters = self.turn.into_iter().flat_map(|first| (first..first + 4).map(|turn| self.young.and(&Bits::quarter(turn))));
+        let whole = self.turn.is_none().then_some(self.young);
+        quarters.chain(whole).filter(|part| !part.is_empty())
+    }
 }
 
 /// One cell of a picture.

@@ -17,7 +17,7 @@ use std::ops::Range;
 /// Entry of the index, and the eighth that its vector may hold in reserve.
 pub(super) const INDEX_COST: usize = size_of::<(BlockId, Block)>() * 9 / 8;
 /// Entries that it may hold beside.
-const SLACK: usize = 256;
+const SLACK: usize = 16;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcHeat {
@@ -34,7 +34,6 @@ pub struct ProcHeat {
     swapped: u64,
     young: u64,
     /// Of these: never asked, or not since others cleared bits around them.
-    #[serde(default)]
     unproven: u64,
     /// Present pages that the last complete walk saw and the model has no room for.
     untracked: u64,
@@ -188,8 +187,7 @@ impl ProcHeat {
     fn reshape(&mut self, window: Range<usize>, emptied: bool, mut fresh: Vec<(BlockId, Block)>) {
         let start = window.start;
         if emptied {
-            let kept: Vec<_> = self.blocks.drain(window).filter(|b| !b.1.gain().emptied).collect();
-            self.blocks.splice(start..start, kept);
+            self.blocks.extract_if(window, |b| b.1.gain().emptied).for_each(drop);
         }
         if !fresh.is_empty() {
             // Grows by a sixteenth at a time, so that what `bytes` says holds.
@@ -260,7 +258,7 @@ impl ProcHeat {
                 let stuck = covered(*id, &missed[first..]);
                 let pages = covered(*id, &ranges[place..]).and_not(&stuck);
                 if !pages.or(&stuck).is_empty() {
-                    gain += block.arm(&pages, &stuck, moment, counting);
+                    gain += block.arm(*id, &pages, &stuck, moment, counting);
                 }
                 next = BlockId(id.0 + 1);
             }
@@ -467,16 +465,20 @@ impl ProcHeat {
         self.block(block).map(|b| b.leaf)
     }
 
-    /// Blocks with accessed pages that may be asked now, longest overdue first, and which. Counting needs all of them.
+    /// Blocks with accessed pages that may be asked now, longest overdue first. Counting needs all of them, whole.
     #[must_use]
     pub fn due(&self) -> Vec<DueBlock> {
         let (round, counting) = (self.rhythm.round, self.counts.is_some());
-        let young = |b: &Block| if counting { b.young } else { b.turn(self.longest) };
+        let turn = |b: &Block| (!counting && b.settled(self.longest)).then_some(b.turn);
         let ripe = |b: &Block| !b.young.is_empty() && (counting || !b.open && b.due <= round);
         let due = self.blocks.iter().filter(|(_, b)| ripe(b));
         let mut due: Vec<(u32, u32, DueBlock)> = due
             .map(|(id, b)| {
-                (b.due, scatter(*id, round), DueBlock { block: *id, young: young(b), stuck: b.past.stuck, leaf: b.leaf })
+                (
+                    b.due,
+                    scatter(*id, round),
+                    DueBlock { block: *id, young: b.young, turn: turn(b), stuck: b.past.stuck, leaf: b.leaf },
+                )
             })
             .collect();
         due.sort_unstable_by_key(|(since, order, b)| (*since, *order, b.block));

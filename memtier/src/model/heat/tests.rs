@@ -529,6 +529,17 @@ fn at_the_cap_the_emptiest_blocks_go_and_nothing_is_hidden() {
 }
 
 #[test]
+fn a_thousand_small_processes_fit() {
+    let mut rig = Rig::default();
+    let blocks: Vec<BlockSample> = (0..32).map(|b| base(b, Bits::ALL, Bits::ALL)).collect();
+    for pid in 0..1024 {
+        let proc = ProcKey { pid, start: 1 };
+        rig.event(secs(0), Event::Sample(Sample::Pages(PageChunk { proc, ..chunk(1, blocks.clone()) })));
+    }
+    assert_eq!((rig.heat.procs().count(), rig.heat.evicted()), (1024, 0));
+}
+
+#[test]
 fn processes_that_nobody_walks_go_before_blocks_do() {
     let mut rig = Rig::default();
     rig.config.heat.fixed_mib = 36;

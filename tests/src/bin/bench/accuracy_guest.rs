@@ -20,7 +20,7 @@ const GROUND: Ground = Ground {
     region: 1 << 14,
     ranks: false,
     period: Some(Span::from_secs(3)),
-    // What a walk costs here is the emulator's: by the default most would be put off.
+    // What walks and calls cost here is the emulator's: by the defaults most would be put off.
     cpu_permil: Some(1000),
     needed_mib: 1 << 10,
     apart: true,
