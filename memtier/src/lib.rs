@@ -3,6 +3,7 @@
 //! The folders are the pipeline: `observe` -> `model` -> `policy` -> `plan` -> `act`, around one recorded stream of
 //! events (`trace`). Everything above `sys` compiles without a kernel: see ARCHITECTURE.md.
 
+pub mod compat;
 pub mod config;
 pub mod model;
 pub mod plan;

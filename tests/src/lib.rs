@@ -12,6 +12,7 @@ pub mod interrupt;
 pub mod load;
 pub mod memcached;
 pub mod memcg;
+pub mod numad;
 pub mod pairs;
 pub mod rows;
 #[cfg(feature = "host")]

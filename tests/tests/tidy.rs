@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["policy", "plan"],
     &["trace"],
     &["sim"],
+    &["compat"],
     &["sys"],
     &["observe", "act"],
     &["daemon"],
@@ -22,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 const APART: [&str; 2] = ["observe", "act"];
 /// Layers that compile without a kernel.
-const PURE: [&str; 7] = ["vocab", "config", "model", "policy", "plan", "trace", "sim"];
+const PURE: [&str; 8] = ["vocab", "config", "model", "policy", "plan", "trace", "sim", "compat"];
 /// What would let the outside into them.
 const OUTSIDE: [&str; 8] =
     ["Instant::now", "SystemTime", "std::fs", "std::net", "std::process", "std::thread", "std::env", "std::os"];
