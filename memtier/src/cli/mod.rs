@@ -8,6 +8,7 @@ pub mod explain;
 pub mod export;
 pub mod heat;
 mod inside;
+pub mod numad;
 pub mod record;
 pub mod replay;
 pub mod run;
@@ -21,6 +22,7 @@ use crate::observe::bpf::{Eyes, Options};
 use crate::sys::files::Root;
 use crate::ui::Style;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 1 failure; 2 usage or bad configuration; 3 no daemon to talk to; 4 another daemon holds the \
 lock; 5 missing privilege or kernel feature; 6 no such process; 7 trace unreadable; 8 replay differs; 9 refused (no selection, or no \
-right to act).\n`memtier record -- COMMAND` returns the exit code of COMMAND. See docs/exit-codes.md.";
+right to act).\n`memtier record -- COMMAND` returns the exit code of COMMAND; `memtier numad` knows 0 and 1 only. See docs/exit-codes.md.";
 
 /// Puts a Linux host's memory where it belongs, and says why.
 #[derive(Debug, Parser)]
@@ -98,6 +100,7 @@ pub enum Command {
     Check(check::Args),
     Doctor(doctor::Args),
     Undo(undo::Args),
+    Numad(numad::Args),
     /// Hold everything that acts, until resume, through restarts too; walks go on
     Pause,
     /// Let memtier act again
@@ -232,7 +235,11 @@ pub type Ended = Result<Exit, Trouble>;
 /// Runs the command line and gives the process its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse();
+    let line = numad::by_name(std::env::args_os());
+    let Cli { common, command } = match Cli::try_parse_from(&line) {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error, &line),
+    };
     diagnostics(&common, &command);
     match dispatch(&common, &command) {
         Ok(exit) => exit.code().into(),
@@ -250,6 +257,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What clap has to say, which may also be help that was asked for.
+fn misread(error: &clap::Error, line: &[OsString]) -> ExitCode {
+    // Nobody is left to be told when this fails.
+    let _ = error.print();
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if numad::is_meant(line) => Exit::Failure.code().into(),
+        _ => Exit::Usage.code().into(),
+    }
+}
+
 fn dispatch(common: &Common, command: &Command) -> Ended {
     match command {
         Command::Run(args) => run::run(common, args),
@@ -262,6 +280,7 @@ fn dispatch(common: &Common, command: &Command) -> Ended {
         Command::Check(args) => check::run(common, args),
         Command::Doctor(args) => doctor::run(common, args, Eyes::open(&Options::default()).learned()),
         Command::Undo(args) => undo::run(common, args),
+        Command::Numad(args) => numad::run(common, args),
         Command::Pause => steer::tell(common, "pause"),
         Command::Resume => steer::tell(common, "resume"),
         Command::Reload => steer::tell(common, "reload"),
