@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod accuracy_guest;
+mod advise;
 mod cycle;
 mod fold;
 mod harm;
@@ -40,6 +41,11 @@ const BENCHES: &[Bench] = &[
         measure: accuracy_guest::measure,
     },
     Bench { name: "vm", what: "boot of a guest of the lab, a command in it, its exit code: by kernel", measure: vm::measure },
+    Bench {
+        name: "advise",
+        what: "latency of numad's placement advice, and whether it equals the original's",
+        measure: advise::measure,
+    },
     Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
 ];
 
