@@ -183,17 +183,15 @@ impl ProcHeat {
         at
     }
 
-    /// Takes empty blocks out of `window` and new ones in.
+    /// Takes empty blocks out of `window`, which is no longer than a chunk, and new ones in. What lies behind moves twice.
     fn reshape(&mut self, window: Range<usize>, emptied: bool, mut fresh: Vec<(BlockId, Block)>) {
-        let start = window.start;
-        if emptied {
-            self.blocks.extract_if(window, |b| b.1.gain().emptied).for_each(drop);
-        }
-        if !fresh.is_empty() {
+        if emptied || !fresh.is_empty() {
             // Grows by a sixteenth at a time, so that what `bytes` says holds.
             self.room_for(fresh.len());
-            self.blocks.append(&mut fresh);
-            self.blocks[start..].sort_by_key(|b| b.0);
+            let start = window.start;
+            fresh.extend(self.blocks.drain(window).filter(|b| !b.1.gain().emptied));
+            fresh.sort_unstable_by_key(|b| b.0);
+            self.blocks.splice(start..start, fresh);
         }
         self.trim();
     }
