@@ -36,6 +36,9 @@ fn nodes_of_their_own_size() {
     // Four CPUs and twelve. Eight are more than the first has, and busy or not, one node is enough for them.
     let uneven = Host { nodes: &[(4, 32768, 30000, 400), (12, 32768, 30000, 1200)], distances: TWO };
     differ(&uneven, "8:1000", "0-1", "1");
+    // The small node has so many idle CPUs that it scores best, but one like it does not suffice.
+    let many_cpus = Host { nodes: &[(32, 32768, 30000, 3200), (8, 65536, 60000, 800)], distances: TWO };
+    differ(&many_cpus, "4:40000", "0-1", "1");
 }
 
 #[test]

@@ -166,7 +166,7 @@ pub fn run(common: &Common, args: &Args) -> Ended {
             Ok(refusal) if common.json => Err(Trouble::new(Exit::Failure, refusal)),
             // Word for word what scripts know, with nothing around it.
             Ok(refusal) => {
-                eprintln!("{refusal}");
+                tell(&refusal);
                 Ok(Exit::Failure)
             }
             Err(error) => Err(error.into()),
@@ -254,15 +254,20 @@ fn log(level: i64, least: i64, lines: impl FnOnce() -> Vec<String>) {
         return;
     }
     let now = jiff::Zoned::now().strftime("%a %b %e %H:%M:%S %Y").to_string();
-    lines().iter().for_each(|line| eprintln!("{now}: {line}"));
+    lines().iter().for_each(|line| tell(&format_args!("{now}: {line}")));
 }
 
-/// The command line, with the subcommand put in where the program's own name says it.
+/// To standard error. Where nobody listens the answer is still due.
+fn tell(what: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{what}");
+}
+
+/// The command line, with the subcommand in it where the program's own name says it.
 pub fn by_name(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.collect();
     let called = args.first().and_then(|arg| Path::new(arg).file_name());
     if called == Some(OsStr::new(NAME)) {
-        args.insert(1, NAME.into());
+        args.splice(..1, ["memtier".into(), NAME.into()]);
     }
     args
 }
@@ -330,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_programs_name_is_a_subcommand() {
-        assert_eq!(by_name(line(&["/usr/bin/numad", "-w", "1"]).into_iter()), line(&["/usr/bin/numad", "numad", "-w", "1"]));
+        assert_eq!(by_name(line(&["/usr/bin/numad", "-w", "1"]).into_iter()), line(&["memtier", "numad", "-w", "1"]));
         assert_eq!(by_name(line(&["memtier", "status"]).into_iter()), line(&["memtier", "status"]));
         assert_eq!(by_name(line(&[]).into_iter()), line(&[]));
     }

@@ -17,7 +17,11 @@ pub fn look(root: &Root, apart: Duration) -> Result<Look, ReadError> {
     thread::sleep(apart);
     let elapsed = Span(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
     let after = idle_ticks(root)?;
-    let nodes = node_ids(root)?.into_iter().filter_map(|node| reading(root, node).transpose()).collect::<Result<_, _>>()?;
+    let nodes = node_ids(root)?.into_iter().filter_map(|node| reading(root, node).transpose());
+    let mut nodes: Vec<NodeReading> = nodes.collect::<Result<_, _>>()?;
+    let count = nodes.len();
+    // With a column for a node that went away meanwhile the others are in wrong places.
+    nodes.iter_mut().filter(|node| node.distances.len() != count).for_each(|node| node.distances.clear());
     let smt_width = smt_width(root, &after)?;
     Ok(Look { nodes, idle: [before, after], elapsed, smt_width })
 }

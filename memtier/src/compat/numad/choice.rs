@@ -171,6 +171,8 @@ fn repaired(host: &Host<'_>) -> Option<Choice> {
     let centres = if whole.is_empty() { &with_cpus } else { &whole };
     let chains: Vec<(usize, Vec<usize>)> = centres.iter().map(|&from| (from, host.chain(from, |n| !n.has_cpus()))).collect();
     let scored_over = chains.iter().map(|(_, chain)| large_enough(nodes, chain, *request)).min().unwrap_or(0);
+    // From another centre as many nodes are too small.
+    let chains = chains.into_iter().filter(|(_, chain)| large_enough(nodes, chain, *request) == scored_over).collect();
     let centre = host.best(chains, scored_over)?;
     let assumed = request.cpus > with_cpus.iter().map(|&n| cpus_free(&nodes[n])).fold(0, u64::saturating_add);
     let gives = |at: usize| Request {

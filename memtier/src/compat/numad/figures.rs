@@ -70,8 +70,9 @@ fn node(reading: &NodeReading, look: &Look, settings: &Settings) -> Node {
     }
 }
 
-/// Hundredths that so many hardware threads are worth, and what is taken off them because some share a core. A core of which
-/// some threads are offline or reserved is a core; to the original it is none, and its threads are worth nothing.
+/// Hundredths that so many hardware threads are worth, and what is taken off them because some share a core. Whichever are
+/// offline or reserved, those that are left are taken to share as few cores as they can; to the original a core that is not full
+/// is none, and its threads are worth nothing.
 const fn worth(threads: u64, smt_width: u64, smt_percent: u64, mode: Mode) -> (u64, u64) {
     if smt_width <= 1 || smt_percent >= 100 {
         return (threads * 100, 0);
