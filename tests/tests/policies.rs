@@ -169,7 +169,8 @@ fn arm() {
     let all = "longest_walks = 1, share_permil = 1000, tax_permil_of_core = 1000";
     assert!(large(&check(hot(60), &format!("arm = {{ {all}, cpu_permil_of_core = 2 }}"), by, "arm-young"), 0) >= 28);
     let spent = check(hot(60), &format!("arm = {{ {all}, cpu_permil_of_core = 1 }}"), by, "arm-young");
-    assert_eq!((large(&spent, 0), large(&spent, 52), armed(&spent).0), (23, 0, armed(&spent).0.max(28)));
+    assert_eq!((large(&spent, 0), large(&spent, 52)), (23, 0));
+    assert!(armed(&spent).0 >= 28, "the least goes on");
     let growing = ProcSpec::new("other", vec![RegionSpec::new(64 * MIB, Pattern::Growing { pages: MIB })]);
     let mut tight = steady().with(growing);
     (tight.memory, tight.swap) =

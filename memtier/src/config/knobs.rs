@@ -127,7 +127,7 @@ tables! {
         share_permil: u64 = 125, 1..=1000, "1000";
         /// CPU time that touching the asked pages again may cost a process, over ten minutes.
         tax_permil_of_core: u64 = 1, 1..=1000, "1000";
-        /// CPU time that the hands may take of a core to clear the bits of all processes, over ten minutes.
+        /// CPU time that the hands may take of a core to clear the bits of all processes, over ten minutes. Once that is spent a walk is followed by 4096 pages at most.
         cpu_permil_of_core: u64 = 3, 1..=1000, "1000";
         /// One call clears at most this much, then pauses, so that mmap() in the target need not wait long.
         slice_mib: u64 = 8, 1..=32, "";

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub const MINUTE: Span = Span::from_secs(60);
 
 /// Points of a total that only grows. However few, they reach back over any time, as fine as their age allows: a time ago
-/// is known to about an eighth of it.
+/// is known to about a quarter of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series<const POINTS: usize = 32> {
     points: Vec<(Time, u64)>,

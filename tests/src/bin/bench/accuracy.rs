@@ -311,9 +311,9 @@ fn rows(config: &Config, targets: Vec<Target>, ranked: Option<Ranked>) -> Vec<Ro
     let sum = |of: fn(&Target) -> u32| sets.iter().chain(&ranking).map(of).sum::<u32>();
     let (uncounted, held, walks) = (sum(|t| t.uncounted), sum(|t| t.held), sum(|t| t.walks));
     let settings = format!(
-        "a walk each {period}, tax {} permil, walks {} permil of a core; {walks} walks: {uncounted} no rounds (CPU taken by others), \
+        "a walk each {period}, tax {}, walks {}, clearing {} permil of a core; {walks} walks: {uncounted} no rounds (CPU taken by others), \
          {held} not answered (host short of memory)",
-        config.arm.tax_permil_of_core, config.scan.walk_permil_of_core
+        config.arm.tax_permil_of_core, config.scan.walk_permil_of_core, config.arm.cpu_permil_of_core
     );
     let mut rows = vec![
         Row::new("precision_min", "", Goal::Least(GOAL), format!("worst set: {precise}; {settings}"), &precision),
