@@ -168,7 +168,7 @@ tables! {
         warmup_s: u64 = 300, 0..=86400, "0";
         /// Page out at most this share of the resident memory per turn, in thousandths.
         step_permil: u64 = 20, 1..=1000, "";
-        /// Time between two turns.
+        /// Time between two turns that look at all processes; the end of each walk is answered besides.
         period_ms: u64 = 5000, 100..=3600000, "";
         /// Only deactivate (MADV_COLD) instead of paging out: reclaim then takes these pages first when it must.
         mild: bool = false, 0..=1, "false";

@@ -39,8 +39,10 @@ pub struct Governor {
     looks: BTreeSet<ProcKey>,
     /// Who paused it.
     paused: Option<String>,
-    /// When each policy has its next turn.
+    /// When each policy has its next turn, and when it had its last.
     next: BTreeMap<PolicyId, Time>,
+    #[serde(default)]
+    turned: BTreeMap<PolicyId, Time>,
     /// Refusals that arose between two turns.
     pending: Vec<Hold>,
     /// What the models had dropped at their caps when that was last said.
@@ -95,6 +97,8 @@ impl Governor {
                     self.ledger.walked(at, chunk.proc);
                     self.pull(PolicyId::Arm, at);
                     self.pull(PolicyId::Slide, at);
+                    // Arming comes first, and a process has one step a turn.
+                    self.pull(PolicyId::Autocold, at.after(RETRY));
                 }
             }
             Event::Sample(Sample::Host(_)) => self.ledger.sampled(at),
@@ -143,6 +147,7 @@ impl Governor {
         for policy in turn {
             let next = policy.period(&self.config).map_or(Time::MAX, |period| grid(now, period));
             self.next.insert(policy.id(), next);
+            self.turned.insert(policy.id(), now);
         }
         for hold in decision.report.holds.iter().filter(|hold| hold.reason.rule == Rule::SubjectTaken) {
             self.pull(hold.by, now.after(RETRY));
@@ -327,6 +332,7 @@ impl Governor {
             match self.gate(now, *policy) {
                 Some(reason) => report.idles.push(Idle { policy: policy.id(), reason }),
                 None => {
+                    let view = View { answered: self.answered(now, *policy), ..view };
                     let Advice { proposals: wanted, holds, idles, again } = policy.advise(&view);
                     proposals.extend(wanted);
                     turns.extend(again.map(|at| (policy.id(), at)));
@@ -358,7 +364,13 @@ impl Governor {
 
     pub(crate) const fn view(&self, now: Time) -> View<'_> {
         let Self { facts, config, models, ledger, targets, looks, .. } = self;
-        View { now, facts, config, models, ledger, targets, looks }
+        View { now, facts, config, models, ledger, targets, looks, answered: Time::ZERO }
+    }
+
+    /// The last turn of a policy that has one again before its period is over.
+    fn answered(&self, now: Time, policy: &dyn Policy) -> Time {
+        let last = self.turned.get(&policy.id()).copied().unwrap_or_default();
+        policy.period(&self.config).filter(|&period| grid(last, period) > now).map_or(Time::ZERO, |_| last)
     }
 
     /// Why a policy gets no say this turn.

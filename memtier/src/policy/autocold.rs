@@ -48,7 +48,7 @@ impl Policy for Autocold {
             Err(refusal) => return refusal.into_advice(id),
         };
         let mut advice = Advice::default();
-        for (proc, selection) in view.selected(id) {
+        for (proc, selection) in view.selected(id).filter(|(proc, _)| !view.is_answered(*proc)) {
             match consider(view, proc, selection, release) {
                 Ok(proposal) => advice.proposals.push(proposal),
                 Err(reason) => advice.holds.push(View::hold(id, proc, reason)),

@@ -7,7 +7,7 @@ mod taking;
 mod watch;
 
 use crate::config::Config;
-use crate::model::Models;
+use crate::model::{Models, ProcHeat};
 use crate::plan::{Ledger, Selection, Targets};
 use crate::vocab::{Action, Charge, Hold, HostFacts, Idle, Need, PolicyId, ProcKey, Reason, Source, Span, Subject, Time};
 use std::collections::BTreeSet;
@@ -26,6 +26,8 @@ pub struct View<'a> {
     pub targets: &'a Targets,
     /// Processes that somebody asked to see.
     pub looks: &'a BTreeSet<ProcKey>,
+    /// In a turn between two of the policy's period: its last one, which has answered what was walked before. Else zero.
+    pub answered: Time,
 }
 
 /// Rank of a proposal in the arbiter; earlier is stronger.
@@ -96,6 +98,13 @@ impl View<'_> {
     #[must_use]
     pub const fn hold(by: PolicyId, proc: ProcKey, reason: Reason) -> Hold {
         Hold { subject: Subject::Proc(proc), by, reason }
+    }
+
+    /// Whether the policy's last turn has answered the last walk of a process.
+    #[must_use]
+    pub fn is_answered(&self, proc: ProcKey) -> bool {
+        let walked = self.models.heat.get(proc).and_then(ProcHeat::scan_at);
+        walked.is_some_and(|walked| walked <= self.answered)
     }
 
     /// Processes selected for a policy, ascending.
