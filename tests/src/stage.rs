@@ -54,6 +54,10 @@ impl Stage {
     pub fn end_memcached(&mut self) {
         self.memcached = None;
     }
+    /// Another memcached takes the place of the one that is looked at; that one is handed out.
+    pub fn exchange(&mut self, other: Memcached) -> Result<Memcached, String> {
+        self.memcached.replace(other).ok_or_else(|| "memcached does not run".into())
+    }
     pub fn memcached_pid(&self) -> Result<u32, String> {
         self.memcached.as_ref().map(Memcached::pid).ok_or_else(|| "memcached does not run".into())
     }

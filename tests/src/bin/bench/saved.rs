@@ -1,13 +1,16 @@
 //! `bench saved`: memory that memtier saves on the demo's cache, and what that costs its clients.
 
 use memtier_tests::interrupt::Interrupt;
-use memtier_tests::load::{self, Shape, Window};
+use memtier_tests::load::{self, Load, Shape, Window};
+use memtier_tests::memcached::Memcached;
 use memtier_tests::pairs::{Interval, ratios};
 use memtier_tests::rows::{Goal, Row};
 use memtier_tests::stage::Stage;
+use memtier_tests::vital;
 use memtier_tests::workload::{MEMCACHED, MEMCACHED_MIB, SHAPE};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SAVED: (&str, Goal) = ("net_dram_saved_percent", Goal::Least(25.0));
@@ -15,17 +18,21 @@ const THROUGHPUT: (&str, Goal) = ("throughput_ratio_low", Goal::Least(0.99));
 const P99: (&str, Goal) = ("p99_ratio", Goal::Most(1.05));
 const STOPPED: (&str, Goal) = ("incompressible_stopped", Goal::Least(1.0));
 
-const PAIRS: usize = 10;
+/// Of two servers with the same items memtier looks after one, then after the other: what their memory has of its own cancels.
+const HALVES: usize = 2;
+const PAIRS_IN_HALF: usize = 6;
 /// The load keeps to this CPU and the daemon to the other one; memcached runs where it likes.
 const CLIENT_CPU: usize = 0;
 const DAEMON_CPU: usize = 1;
-/// Each side of a pair: latencies at the demo's rate, then throughput as fast as answers come.
-const PACED: Duration = Duration::from_secs(5);
-const FLAT_OUT: Duration = Duration::from_secs(5);
-/// After a change of load or state, not measured.
+/// Each side of a pair: throughput as fast as answers come, then latencies at the demo's rate.
+const FLAT_OUT: Duration = Duration::from_secs(8);
+const PACED: Duration = Duration::from_secs(8);
+/// After a change of load, not measured.
 const SETTLE: Duration = Duration::from_secs(1);
-/// The daemon starts anew in each pair, and is measured when it has learned what is hot and paged out the rest. A brake that
-/// held, and eased for a quarter of a step at a time, makes that long; after so long it is measured anyway.
+/// A daemon that was started anew is past its warm-up, and at work.
+const AT_WORK: Duration = Duration::from_secs(20);
+/// In each half the first daemon pages out what is cold. A brake that held, and eased for a quarter of a step at a time, makes
+/// that long; after so long it is measured anyway.
 const MOST_LEARNING: Duration = Duration::from_secs(180);
 /// Nothing more went out for so long, which is longer than a brake holds: it is done.
 const QUIET: Duration = Duration::from_secs(14);
@@ -83,10 +90,15 @@ struct Side {
 struct Pair {
     without: Side,
     with: Side,
-    /// Drop in resident memory less growth of zram, of resident memory without memtier.
+    /// Resident memory of the server without less that of the one with, less what zram takes, of the first.
     saved_percent: f64,
     daemon_percent: f64,
-    learned_s: f64,
+}
+
+struct Pairs {
+    pairs: Vec<Pair>,
+    /// From the start of the first daemon of each half until it had paged out.
+    learned_s: Vec<f64>,
 }
 
 struct Bench {
@@ -102,25 +114,13 @@ impl Bench {
         Ok(Self { stage, interrupt: Interrupt::catch()? })
     }
 
-    /// memcached with its items in, and the load on it.
-    fn set(&mut self, shape: &Shape) -> Result<(), String> {
-        let everywhere = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(|e| format!("sched_getaffinity: {e}"))?;
-        let socket = self.stage.memcached(MEMCACHED_MIB, &MEMCACHED)?;
+    /// Puts the items in.
+    fn fill(&self, socket: &Path, shape: &Shape) -> Result<(), String> {
         let interrupt = &self.interrupt;
-        load::fill(&socket, shape, |_| interrupt.check().map_err(std::io::Error::other))
-            .map_err(|e| format!("filling memcached: {e}"))?;
-        let mut one = CpuSet::new();
-        one.set(CLIENT_CPU).map_err(|e| e.to_string())?;
-        let pin = |set: &CpuSet| sched_setaffinity(Pid::from_raw(0), set).map_err(|e| format!("sched_setaffinity: {e}"));
-        // Its threads inherit it.
-        pin(&one)?;
-        let started = self.stage.start_load(shape);
-        pin(&everywhere)?;
-        started
+        load::fill(socket, shape, |_| interrupt.check().map_err(std::io::Error::other)).map_err(|e| format!("filling memcached: {e}"))
     }
 
-    fn window(&self, time: Duration, rate: Option<u64>) -> Result<Window, String> {
-        let load = self.stage.load()?;
+    fn window(&self, load: &Load, time: Duration, rate: Option<u64>) -> Result<Window, String> {
         load.pace(rate);
         self.interrupt.sleep(SETTLE)?;
         load.take(Instant::now())?;
@@ -129,9 +129,10 @@ impl Bench {
         load.take(since)
     }
 
-    fn side(&self) -> Result<Side, String> {
-        let flat_out = self.window(FLAT_OUT, None)?;
-        Ok(Side { paced: self.window(PACED, Some(SHAPE.rate))?, flat_out })
+    fn side(&self, socket: &Path) -> Result<Side, String> {
+        let load = pinned(|| Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))?;
+        let flat_out = self.window(&load, FLAT_OUT, None)?;
+        Ok(Side { paced: self.window(&load, PACED, Some(SHAPE.rate))?, flat_out })
     }
 
     fn paged_out(&self) -> Result<f64, String> {
@@ -153,27 +154,53 @@ impl Bench {
         Ok(began.elapsed().as_secs_f64())
     }
 
-    fn pairs(&mut self) -> Result<Vec<Pair>, String> {
-        self.set(&SHAPE)?;
-        (0..PAIRS)
-            .map(|_| {
-                // Nothing of memtier runs, and all of memcached is in memory.
-                self.stage.recall()?;
-                let without = self.side()?;
-                let start = self.stage.sizes()?;
-                self.stage.start_daemon(CONFIG, &["--act", "--bpf-stats"], false, Some(DAEMON_CPU))?;
-                let learned_s = self.learn()?;
-                let (cpu, began) = (self.stage.daemon_cpu()?, Instant::now());
-                let with = self.side()?;
-                let daemon_percent = self.stage.daemon_cpu()?.since(&cpu, began.elapsed()).percent();
-                let end = self.stage.sizes()?;
-                self.stage.end_daemon()?;
-                let dropped = start.memcached.rss as f64 - end.memcached.rss as f64;
-                let grown = end.zram.cost as f64 - start.zram.cost as f64;
-                let saved_percent = 100.0 * (dropped - grown) / start.memcached.rss.max(1) as f64;
-                Ok(Pair { without, with, saved_percent, daemon_percent, learned_s })
-            })
-            .collect()
+    fn pairs(&mut self) -> Result<Pairs, String> {
+        let (mut pairs, mut learned_s) = (Vec::new(), Vec::new());
+        let mut socket = self.stage.memcached(MEMCACHED_MIB, &MEMCACHED)?;
+        let mut other = Memcached::start(MEMCACHED_MIB, &MEMCACHED)?;
+        self.fill(&socket, &SHAPE)?;
+        self.fill(&other.socket, &SHAPE)?;
+        for _ in 0..HALVES {
+            self.stage.recall()?;
+            self.start_daemon()?;
+            // What is hot shows under load only.
+            self.load(&SHAPE)?;
+            learned_s.push(self.learn()?);
+            self.stage.end_load();
+            self.stage.end_daemon()?;
+            for _ in 0..PAIRS_IN_HALF {
+                pairs.push(self.pair(&socket, &other)?);
+            }
+            let next = other.socket.clone();
+            other = self.stage.exchange(other)?;
+            socket = next;
+        }
+        Ok(Pairs { pairs, learned_s })
+    }
+
+    fn start_daemon(&mut self) -> Result<(), String> {
+        self.stage.start_daemon(CONFIG, &["--act"], false, Some(DAEMON_CPU))
+    }
+
+    fn load(&mut self, shape: &Shape) -> Result<(), String> {
+        pinned(|| self.stage.start_load(shape))
+    }
+
+    /// The server whose cold memory is in zram, with a daemon at work on it; at once after that the other one, and no daemon.
+    fn pair(&mut self, socket: &Path, other: &Memcached) -> Result<Pair, String> {
+        self.start_daemon()?;
+        self.load(&SHAPE)?;
+        self.interrupt.sleep(AT_WORK)?;
+        self.stage.end_load();
+        let (cpu, began) = (self.stage.daemon_cpu()?, Instant::now());
+        let with = self.side(socket)?;
+        let daemon_percent = self.stage.daemon_cpu()?.since(&cpu, began.elapsed()).percent();
+        let sizes = self.stage.sizes()?;
+        self.stage.end_daemon()?;
+        let without = self.side(&other.socket)?;
+        let whole = vital::of(other.pid())?.rss as f64;
+        let left = sizes.memcached.rss as f64 + sizes.zram.cost as f64;
+        Ok(Pair { without, with, saved_percent: 100.0 * (whole - left) / whole.max(1.0), daemon_percent })
     }
 
     /// The same cache with values that do not compress: paging them out to zram saves nothing, and memtier must see that.
@@ -181,9 +208,12 @@ impl Bench {
         let _ = self.stage.end_daemon();
         self.stage.end_load();
         self.stage.end_memcached();
-        self.set(&Shape { compressible: false, ..SHAPE })?;
+        let shape = Shape { compressible: false, ..SHAPE };
+        let socket = self.stage.memcached(MEMCACHED_MIB, &MEMCACHED)?;
+        self.fill(&socket, &shape)?;
+        self.load(&shape)?;
         let start = self.stage.sizes()?;
-        self.stage.start_daemon(CONFIG, &["--act"], false, Some(DAEMON_CPU))?;
+        self.start_daemon()?;
         self.interrupt.sleep(INCOMPRESSIBLE)?;
         let before = self.paged_out()?;
         self.interrupt.sleep(QUIET)?;
@@ -202,15 +232,27 @@ impl Bench {
     }
 }
 
-fn rows(pairs: &[Pair]) -> Vec<Row> {
+/// Runs `start` on the clients' CPU; the threads that it starts stay there.
+fn pinned<T>(start: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let everywhere = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(|e| format!("sched_getaffinity: {e}"))?;
+    let pin = |set: &CpuSet| sched_setaffinity(Pid::from_raw(0), set).map_err(|e| format!("sched_setaffinity: {e}"));
+    let mut one = CpuSet::new();
+    one.set(CLIENT_CPU).map_err(|e| e.to_string())?;
+    pin(&one)?;
+    let started = start();
+    pin(&everywhere)?;
+    started
+}
+
+fn rows(Pairs { pairs, learned_s }: &Pairs) -> Vec<Row> {
     let each = |of: &dyn Fn(&Pair) -> f64| pairs.iter().map(of).collect::<Vec<f64>>();
     let compared = |of: fn(&Side) -> f64| ratios(&each(&|p| of(&p.with)), &each(&|p| of(&p.without)));
     let throughput = compared(|side| side.flat_out.per_second());
     let interval = Interval::of(&throughput);
     let wrong = each(&|p| [&p.with, &p.without].iter().map(|s| s.paced.wrong + s.flat_out.wrong).sum::<u64>() as f64);
     let row = |metric, unit, against: &str, runs: &[f64]| Row::new(metric, unit, Goal::None, against, runs);
-    let what = "memcached, 1.5 GiB of items; without: no daemon, all memory back from swap; with: a daemon started anew, measured once it \
-                has paged out";
+    let what = "memcached, 1.5 GiB of items; with: what is cold was paged out, and a daemon is at work; without: another server, all in \
+                memory, no daemon";
     let bound = interval.map_or_else(String::new, |i| format!("95 % interval {:.4} .. {:.4}, mean {:.4}", i.low, i.high, i.mean));
     let low: Vec<f64> = interval.iter().map(|i| i.low).collect();
     vec![
@@ -223,8 +265,8 @@ fn rows(pairs: &[Pair]) -> Vec<Row> {
         row("throughput", "requests/s", "with", &each(&|p| p.with.flat_out.per_second())),
         row("p99", "us", "without", &each(&|p| p.without.paced.micros(0.99))),
         row("p99", "us", "with", &each(&|p| p.with.paced.micros(0.99))),
-        row("learned_s", "s", "from the start of the daemon until it had paged out", &each(&|p| p.learned_s)),
-        row("daemon_cpu", "% of a core", "user, system and BPF, while measured", &each(&|p| p.daemon_percent)),
+        row("learned_s", "s", "from the start of the daemon until it had paged out", learned_s),
+        row("daemon_cpu", "% of a core", "user and system, while measured; without the BPF programs, whose accounting costs time", &each(&|p| p.daemon_percent)),
         Row::new("wrong_values", "reads", Goal::Most(0.0), "every value read is compared with what was stored", &wrong),
     ]
 }
