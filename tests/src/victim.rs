@@ -21,6 +21,8 @@ pub struct Latency {
     pub p50: u64,
     pub p999: u64,
     pub max: u64,
+    /// The longest while the hypervisor took no CPU from this machine.
+    pub max_unstolen: u64,
     /// The longest in which nobody took the CPU from the thread: what is left is the kernel's own work, and waiting.
     pub max_kept_cpu: u64,
 }
@@ -83,12 +85,12 @@ impl Victim {
         self.order("recall").map(drop)
     }
     pub fn steady(&mut self, time: Duration) -> Result<Steady, String> {
-        let numbers: [u64; 17] = self.measure(time)?;
+        let numbers: [u64; 20] = self.measure(time)?;
         let latency = |at: usize| {
-            let [count, p50, p999, max, max_kept_cpu] = std::array::from_fn(|i| numbers[at + i]);
-            Latency { count, p50, p999, max, max_kept_cpu }
+            let [count, p50, p999, max, max_unstolen, max_kept_cpu] = std::array::from_fn(|i| numbers[at + i]);
+            Latency { count, p50, p999, max, max_unstolen, max_kept_cpu }
         };
-        Ok(Steady { touches: numbers[0], cpu_ns: numbers[1], fault: latency(2), map: latency(7), unmap: latency(12) })
+        Ok(Steady { touches: numbers[0], cpu_ns: numbers[1], fault: latency(2), map: latency(8), unmap: latency(14) })
     }
     pub fn sweeps(&mut self, time: Duration) -> Result<Sweeps, String> {
         let [hot, hot_faults, cold, cold_faults] = self.measure(time)?;

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use std::hint::black_box;
 use std::io::{self, BufRead as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 type Said = Box<dyn std::error::Error + Send + Sync>;
@@ -201,35 +201,93 @@ fn sweeps(words: &[AtomicU64], count: &Count, sweep: Duration) -> Result<(), Sai
 struct Timed {
     all: Histogram<u64>,
     max_kept_cpu: u64,
+    /// Those that took long: when they began, and how long they took.
+    long: Vec<(Instant, u64)>,
+    /// The longest of the others.
+    max_short: u64,
 }
 
 impl Timed {
     fn new() -> Result<Self, Said> {
-        Ok(Self { all: Histogram::new_with_bounds(1, 60_000_000_000, 3)?, max_kept_cpu: 0 })
+        Ok(Self { all: Histogram::new_with_bounds(1, 60_000_000_000, 3)?, max_kept_cpu: 0, long: Vec::new(), max_short: 0 })
     }
     /// Runs it once. `lost` is how often the CPU was taken from this thread so far.
     fn time<T>(&mut self, lost: &mut u64, what: impl FnOnce() -> T) -> Result<T, Said> {
-        /// What takes less cannot be the longest.
+        /// What takes less is no stall, and who asks whether the CPU was taken meanwhile spends more.
         const LONG: u64 = 20_000;
         let began = Instant::now();
         let done = what();
         let took = u64::try_from(began.elapsed().as_nanos())?;
         self.all.saturating_record(took);
         if took > LONG {
+            self.long.push((began, took));
             let now = involuntary()?;
             if now == *lost {
                 self.max_kept_cpu = self.max_kept_cpu.max(took);
             }
             *lost = now;
         } else {
+            self.max_short = self.max_short.max(took);
             self.max_kept_cpu = self.max_kept_cpu.max(took);
         }
         Ok(done)
     }
-    fn numbers(&self) -> [u64; 5] {
-        let Self { all, max_kept_cpu } = self;
-        [all.len(), all.value_at_quantile(0.5), all.value_at_quantile(0.999), all.max(), *max_kept_cpu]
+    /// The longest while the hypervisor took no CPU from this machine.
+    fn max_unstolen(&self, thefts: &[Instant]) -> u64 {
+        let stolen = |began: Instant, took| {
+            let end = began + Duration::from_nanos(took) + Thefts::TOLD_WITHIN;
+            let first = thefts.partition_point(|&theft| theft < began);
+            thefts.get(first).is_some_and(|&theft| theft <= end)
+        };
+        let long = self.long.iter().filter(|&&(began, took)| !stolen(began, took)).map(|&(_, took)| took);
+        long.max().unwrap_or_default().max(self.max_short)
     }
+    fn numbers(&self, thefts: &[Instant]) -> [u64; 6] {
+        let (all, quantile) = (&self.all, |q| self.all.value_at_quantile(q));
+        [all.len(), quantile(0.5), quantile(0.999), all.max(), self.max_unstolen(thefts), self.max_kept_cpu]
+    }
+}
+
+/// Watches for time that the hypervisor takes from any CPU: /proc/stat counts it in hundredths of a second.
+struct Thefts {
+    stop: Arc<AtomicBool>,
+    watch: JoinHandle<io::Result<Vec<Instant>>>,
+}
+
+impl Thefts {
+    const LOOK_EVERY: Duration = Duration::from_millis(2);
+    /// The kernel books it at its next tick, and the watch may have to wait for a CPU itself.
+    const TOLD_WITHIN: Duration = Duration::from_millis(20);
+
+    fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&stop);
+        let watch = thread::spawn(move || {
+            let (mut seen, mut before) = (Vec::new(), stolen()?);
+            while !over.load(Relaxed) {
+                thread::sleep(Self::LOOK_EVERY);
+                let now = stolen()?;
+                if now != before {
+                    seen.push(Instant::now());
+                    before = now;
+                }
+            }
+            Ok(seen)
+        });
+        Self { stop, watch }
+    }
+    fn end(self) -> Result<Vec<Instant>, Said> {
+        thread::sleep(Self::TOLD_WITHIN);
+        self.stop.store(true, Relaxed);
+        Ok(self.watch.join().map_err(|_| "the watch for thefts panicked")??)
+    }
+}
+
+/// cpu user nice system idle iowait irq softirq steal
+fn stolen() -> io::Result<u64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let steal = stat.lines().next().and_then(|line| line.split_ascii_whitespace().nth(8)?.parse().ok());
+    steal.ok_or_else(|| io::Error::other("/proc/stat has no steal"))
 }
 
 fn involuntary() -> Result<u64, Said> {
@@ -240,6 +298,7 @@ fn involuntary() -> Result<u64, Said> {
 fn stalls(time: Duration) -> Result<Vec<u64>, Said> {
     pin(1)?;
     let (mut fault, mut map, mut unmap) = (Timed::new()?, Timed::new()?, Timed::new()?);
+    let thefts = Thefts::watch();
     let end = Instant::now() + time;
     while Instant::now() < end {
         let mut lost = involuntary()?;
@@ -250,5 +309,6 @@ fn stalls(time: Duration) -> Result<Vec<u64>, Said> {
         unmap.time(&mut lost, || drop(mapped))?;
         thread::sleep(BREATH);
     }
-    Ok([fault, map, unmap].iter().flat_map(Timed::numbers).collect())
+    let thefts = thefts.end()?;
+    Ok([fault, map, unmap].iter().flat_map(|timed| timed.numbers(&thefts)).collect())
 }

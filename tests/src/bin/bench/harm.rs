@@ -159,7 +159,8 @@ fn steady_rows(setting: &Setting, pairs: &[Pair<Steady>]) -> Vec<Row> {
         let (without, with) = side(&|s| ms(of(&s.map).max(of(&s.unmap))));
         (most(&without), most(&with))
     };
-    let (alone, beside) = longest(|l| l.max);
+    let (alone, beside) = longest(|l| l.max_unstolen);
+    let (alone_all, beside_all) = longest(|l| l.max);
     let (alone_kept, beside_kept) = longest(|l| l.max_kept_cpu);
     let (faults_alone, faults) = side(&|s| s.fault.p999 as f64 / 1e3);
     let (cost_alone, cost) = side(&|s| s.cpu_ns as f64 / s.touches.max(1) as f64);
@@ -174,7 +175,10 @@ fn steady_rows(setting: &Setting, pairs: &[Pair<Steady>]) -> Vec<Row> {
         middle(&did.1),
         (setting.time + SETTLE).as_secs()
     );
-    let stall = format!("{what}; longest mmap() or munmap(): {beside:.2} ms, alone {alone:.2}");
+    let stall = format!(
+        "{what}; longest mmap() or munmap() while the hypervisor took no CPU: {beside:.2} ms, alone {alone:.2}; of all: {beside_all:.2}, alone \
+         {alone_all:.2}"
+    );
     let kept = format!("the same, where nobody took the CPU from the caller: {beside_kept:.2} ms, alone {alone_kept:.2}");
     let fault = format!("{}; page faults: {:.1} us, alone {:.1}", setting.name, middle(&faults), middle(&faults_alone));
     let slow = format!(

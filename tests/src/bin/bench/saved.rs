@@ -117,7 +117,8 @@ impl Bench {
     /// Puts the items in.
     fn fill(&self, socket: &Path, shape: &Shape) -> Result<(), String> {
         let interrupt = &self.interrupt;
-        load::fill(socket, shape, |_| interrupt.check().map_err(std::io::Error::other)).map_err(|e| format!("filling memcached: {e}"))
+        load::fill(socket, shape, |_| interrupt.check().map_err(std::io::Error::other))
+            .map_err(|e| format!("filling memcached: {e}"))
     }
 
     fn window(&self, load: &Load, time: Duration, rate: Option<u64>) -> Result<Window, String> {
@@ -266,7 +267,12 @@ fn rows(Pairs { pairs, learned_s }: &Pairs) -> Vec<Row> {
         row("p99", "us", "without", &each(&|p| p.without.paced.micros(0.99))),
         row("p99", "us", "with", &each(&|p| p.with.paced.micros(0.99))),
         row("learned_s", "s", "from the start of the daemon until it had paged out", learned_s),
-        row("daemon_cpu", "% of a core", "user and system, while measured; without the BPF programs, whose accounting costs time", &each(&|p| p.daemon_percent)),
+        row(
+            "daemon_cpu",
+            "% of a core",
+            "user and system, while measured; without the BPF programs, whose accounting costs time",
+            &each(&|p| p.daemon_percent),
+        ),
         Row::new("wrong_values", "reads", Goal::Most(0.0), "every value read is compared with what was stored", &wrong),
     ]
 }
