@@ -85,6 +85,8 @@ pub fn measure() -> Vec<Row> {
 struct Side {
     paced: Window,
     flat_out: Window,
+    /// CPU time of the server for a request of the closed loop.
+    request_us: f64,
 }
 
 struct Pair {
@@ -121,19 +123,23 @@ impl Bench {
             .map_err(|e| format!("filling memcached: {e}"))
     }
 
-    fn window(&self, load: &Load, time: Duration, rate: Option<u64>) -> Result<Window, String> {
+    /// What the load sees in a while, and the CPU time that the server takes meanwhile.
+    fn window(&self, pid: u32, load: &Load, time: Duration, rate: Option<u64>) -> Result<(Window, f64), String> {
+        let cpu_s = || vital::of(pid).map(|v| v.user_s + v.system_s);
         load.pace(rate);
         self.interrupt.sleep(SETTLE)?;
         load.take(Instant::now())?;
-        let since = Instant::now();
+        let (since, before) = (Instant::now(), cpu_s()?);
         self.interrupt.sleep(time)?;
-        load.take(since)
+        Ok((load.take(since)?, cpu_s()? - before))
     }
 
-    fn side(&self, socket: &Path) -> Result<Side, String> {
+    fn side(&self, pid: u32, socket: &Path) -> Result<Side, String> {
         let load = pinned(|| Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))?;
-        let flat_out = self.window(&load, FLAT_OUT, None)?;
-        Ok(Side { paced: self.window(&load, PACED, Some(SHAPE.rate))?, flat_out })
+        let (flat_out, cpu_s) = self.window(pid, &load, FLAT_OUT, None)?;
+        let (paced, _) = self.window(pid, &load, PACED, Some(SHAPE.rate))?;
+        let request_us = 1e6 * cpu_s / flat_out.latency.len().max(1) as f64;
+        Ok(Side { paced, flat_out, request_us })
     }
 
     fn paged_out(&self) -> Result<f64, String> {
@@ -194,11 +200,11 @@ impl Bench {
         self.interrupt.sleep(AT_WORK)?;
         self.stage.end_load();
         let (cpu, began) = (self.stage.daemon_cpu()?, Instant::now());
-        let with = self.side(socket)?;
+        let with = self.side(self.stage.memcached_pid()?, socket)?;
         let daemon_percent = self.stage.daemon_cpu()?.since(&cpu, began.elapsed()).percent();
         let sizes = self.stage.sizes()?;
         self.stage.end_daemon()?;
-        let without = self.side(&other.socket)?;
+        let without = self.side(other.pid(), &other.socket)?;
         let whole = vital::of(other.pid())?.rss as f64;
         let left = sizes.memcached.rss as f64 + sizes.zram.cost as f64;
         Ok(Pair { without, with, saved_percent: 100.0 * (whole - left) / whole.max(1.0), daemon_percent })
@@ -260,6 +266,12 @@ fn rows(Pairs { pairs, learned_s }: &Pairs) -> Vec<Row> {
         Row::new(SAVED.0, "%", SAVED.1, what, &each(&|p| p.saved_percent)),
         row("throughput_ratio", "times", "requests/s of a closed loop, with / without", &throughput),
         Row::new(THROUGHPUT.0, "times", THROUGHPUT.1, bound, &low),
+        row(
+            "server_cpu_ratio",
+            "times",
+            "CPU time of the server for a request of that loop, with / without",
+            &compared(|s| s.request_us),
+        ),
         Row::new(P99.0, "times", P99.1, "at 1500 requests/s offered, with / without", &compared(|side| side.paced.micros(0.99))),
         row("p999_ratio", "times", "the same", &compared(|side| side.paced.micros(0.999))),
         row("throughput", "requests/s", "without", &each(&|p| p.without.flat_out.per_second())),
