@@ -20,17 +20,17 @@ const STOPPED: (&str, Goal) = ("incompressible_stopped", Goal::Least(1.0));
 
 /// Of two servers with the same items memtier looks after one, then after the other: what their memory has of its own cancels.
 const HALVES: usize = 2;
-const PAIRS_IN_HALF: usize = 6;
+const PAIRS_IN_HALF: usize = 12;
 /// The load keeps to this CPU and the daemon to the other one; memcached runs where it likes.
 const CLIENT_CPU: usize = 0;
 const DAEMON_CPU: usize = 1;
 /// Each side of a pair: throughput as fast as answers come, then latencies at the demo's rate.
-const FLAT_OUT: Duration = Duration::from_secs(8);
-const PACED: Duration = Duration::from_secs(8);
+const FLAT_OUT: Duration = Duration::from_secs(6);
+const PACED: Duration = Duration::from_secs(6);
 /// After a change of load, not measured.
 const SETTLE: Duration = Duration::from_secs(1);
-/// A daemon that was started anew is past its warm-up, and at work.
-const AT_WORK: Duration = Duration::from_secs(20);
+/// A daemon that was started anew is past its warm-up, and at work: three walks.
+const AT_WORK: Duration = Duration::from_secs(6);
 /// In each half the first daemon pages out what is cold. A brake that held, and eased for a quarter of a step at a time, makes
 /// that long; after so long it is measured anyway.
 const MOST_LEARNING: Duration = Duration::from_secs(180);
@@ -49,7 +49,7 @@ hold_s = 10
 [autocold]
 slo_permil_per_min = 20
 min_idle_s = 12
-warmup_s = 12
+warmup_s = 4
 step_permil = 200
 period_ms = 2000
 ";
