@@ -76,6 +76,16 @@ pub fn available_mib() -> Result<u64, String> {
         .ok_or_else(|| "/proc/meminfo has no MemAvailable".into())
 }
 
+/// Inside of a guest of the lab. Elsewhere there is nothing to show for what needs several nodes, and nothing may be changed.
+#[must_use]
+pub fn lab() -> bool {
+    let lab = Path::new("/run/vm/command").exists();
+    if !lab {
+        elsewhere("only in a guest of `cargo xtask vm`");
+    }
+    lab
+}
+
 /// A program on PATH, or the package that has it.
 pub fn program(name: &str, package: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

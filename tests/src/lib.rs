@@ -3,6 +3,7 @@
 //! A test that cannot run where it stands says so loudly and counts as skipped, never as passed. Where it must run (in CI,
 //! or as root on a host with BPF) it fails instead.
 
+pub mod brood;
 pub mod cpu;
 #[cfg(feature = "host")]
 pub mod daemon;
@@ -13,6 +14,7 @@ pub mod load;
 pub mod memcached;
 pub mod memcg;
 pub mod numad;
+pub mod numad_daemon;
 pub mod pairs;
 pub mod rows;
 #[cfg(feature = "host")]

@@ -1,6 +1,6 @@
 //! Hosts made up for numad's placement advice, and what the original answered on them.
 
-use memtier::compat::numad::{Choice, Mode, Node, choose, node_list};
+use memtier::compat::numad::{Choice, Mode, Node, Request, choose, node_list};
 use memtier::vocab::{CpuId, NodeId};
 
 /// `(CPUs, MB total, MB free, CPUs free in hundredths)` by node, each node's distances, then request and answer.
@@ -72,7 +72,7 @@ impl Host {
 /// Of a request as in `-w`.
 #[must_use]
 pub fn chosen(nodes: &[Node], request: &str, mode: Mode) -> Choice {
-    choose(nodes, request.parse().expect(request), mode).expect("a node")
+    choose(nodes, request.parse::<Request>().expect(request), mode).expect("a node")
 }
 
 #[must_use]

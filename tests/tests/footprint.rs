@@ -2,7 +2,11 @@
 //! a host that can be put back without it.
 #![cfg(feature = "host")]
 
-use memtier::daemon::footprint::{Footprint, HostSettings, Setting, Settings, Undone, Verdict};
+use memtier::daemon::footprint::{Footprint, HostSettings, Settings, Undone, Verdict};
+use memtier::daemon::unbind::{Looked, Threads};
+use memtier::sys::affinity::CpuMask;
+use memtier::sys::tasks::Task;
+use memtier::vocab::ProcKey;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,13 +37,21 @@ fn scratch() -> tempfile::TempDir {
 struct Cut;
 
 impl Settings for Cut {
-    fn read(&self, setting: &Setting) -> std::io::Result<String> {
-        HostSettings.read(setting)
+    fn read(&self, path: &Path) -> std::io::Result<String> {
+        HostSettings.read(path)
     }
-    fn write(&mut self, setting: &Setting, value: &str) -> std::io::Result<()> {
-        let Setting::File { path } = setting;
+    fn write(&mut self, path: &Path, value: &str) -> std::io::Result<()> {
         fs::File::options().write(true).truncate(true).open(path)?;
-        HostSettings.write(setting, value)
+        HostSettings.write(path, value)
+    }
+}
+
+impl Threads for Cut {
+    fn pass(&mut self, proc: ProcKey, choose: &mut dyn FnMut(&Task) -> Option<CpuMask>) -> std::io::Result<Option<Vec<Looked>>> {
+        HostSettings.pass(proc, choose)
+    }
+    fn processes(&mut self) -> std::io::Result<Vec<(ProcKey, u32)>> {
+        HostSettings.processes()
     }
 }
 
@@ -52,7 +64,7 @@ fn killed_at_any_byte_all_goes_back() {
     let mut moments = vec![(0, OLD)];
     let mut foot = Footprint::open(dir.path(), "boot").expect("an empty log");
     for (i, new) in CHANGES {
-        foot.change(&mut Cut, &Setting::File { path: file(dir.path(), i) }, new).expect("changed");
+        foot.change(&mut Cut, &file(dir.path(), i), new).expect("changed");
         let mut now = moments.last().expect("has one").1;
         now[i] = new;
         moments.push((fs::metadata(&log).expect("the log").len() as usize, now));
@@ -82,7 +94,7 @@ fn a_damaged_line_hides_only_what_follows() {
     let mut foot = Footprint::open(dir.path(), "boot").expect("an empty log");
     let mut ends = Vec::new();
     for (i, new) in CHANGES {
-        foot.change(&mut Cut, &Setting::File { path: file(dir.path(), i) }, new).expect("changed");
+        foot.change(&mut Cut, &file(dir.path(), i), new).expect("changed");
         ends.push(fs::metadata(&log).expect("the log").len() as usize);
     }
     let mut bytes = fs::read(&log).expect("the log");

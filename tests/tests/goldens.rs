@@ -3,8 +3,8 @@
 //! `MEMTIER_BLESS=1` rewrites the files under tests/fixtures/goldens; then the diff is the review.
 
 use memtier::config::{Config, Target};
-use memtier::sim::{Change, INCOMPRESSIBLE, Pattern, ProcSpec, RegionSpec, Scenario, run};
-use memtier::vocab::{Bytes, PolicyId, Request, Source, Span};
+use memtier::sim::{Change, INCOMPRESSIBLE, NodeSpec, Pattern, ProcSpec, RegionSpec, Scenario, run};
+use memtier::vocab::{Bytes, Permil, PolicyId, Request, Source, Span};
 use std::fmt::Write as _;
 
 const MIB: u64 = 256; // pages
@@ -86,6 +86,18 @@ fn incompressible() {
 fn no_swap() {
     let s = Scenario { swap: None, ..scenario("no-swap", 240) };
     check(&s, &config(true, PolicyId::Autocold));
+}
+
+/// Two nodes alike; a process of two busy threads lies on both.
+#[test]
+fn numa_acts() {
+    let hog = ProcSpec { threads: 2, busy: Permil(900), ..cache(Permil(400)) };
+    let mut s =
+        Scenario::new("numa-acts", Span::from_secs(120)).with(hog).at(40, Change::Affinity { comm: "cache", cpus: vec![0] });
+    s.nodes = NodeSpec::EVEN.to_vec();
+    let mut config = config(true, PolicyId::Autocold);
+    (config.numa.slice_mib, config.numa.settle_s) = (2, 20);
+    check(&s, &config);
 }
 
 #[test]

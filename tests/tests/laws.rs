@@ -16,12 +16,12 @@ use memtier::config::Config;
 use memtier::plan::{Decision, Governor};
 use memtier::sim::{SimReport, Turn, World, drive};
 use memtier::vocab::{
-    Action, AddrRange, Bits, BlockId, BlockSample, Bytes, Event, Guard, PageChunk, Pages, Permil, PolicyId, ProcKey, ProcSample,
-    Rule, Sample, Source, Span, Stamped, StepId, Time,
+    Action, AddrRange, Bits, BlockId, BlockSample, Bytes, Event, Guard, HostFacts, NodeFacts, NodeId, PageChunk, Pages, Permil,
+    PolicyId, ProcKey, ProcSample, Rule, Sample, Source, Span, Stamped, StepId, Time,
 };
 use oracle::Oracle;
 use proptest::prelude::*;
-use shadow::{Shadow, Sight, follow, takes};
+use shadow::{Shadow, Sight, follow, places, takes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The environment may ask for more (PROPTEST_CASES), or for no shrinking (PROPTEST_MAX_SHRINK_ITERS).
@@ -37,7 +37,7 @@ proptest! {
     #![proptest_config(few(24))]
 
     /// Law 1. Nothing is promised yet, so what must fit is the reserve: no plan takes swap that has to stay free, by what
-    /// the stream tells; nor in truth, where nobody but us swaps.
+    /// the stream tells; nor in truth, where nobody but us swaps. No move takes a node's memory that has to stay free.
     #[test]
     fn law_01_reserves_fit_into_the_capacity(case in cases()) {
         let report = case.run();
@@ -52,6 +52,9 @@ proptest! {
         prop_assert!(bad.is_none(), "{}", bad.unwrap_or_default());
         if let Some(free) = report.truth.least_swap_free.filter(|_| report.truth.reclaimed == Pages::ZERO) {
             prop_assert!(free >= Permil(case.knobs.reserve), "in truth only {} of swap was left, not {}", free, case.knobs.reserve);
+        }
+        if let Some(free) = report.truth.least_node_free {
+            prop_assert!(free.0 + 1 >= case.knobs.node_reserve, "in truth a node had {} left, not {}", free, case.knobs.node_reserve);
         }
     }
 
@@ -134,7 +137,7 @@ proptest! {
             for step in decision.plan.iter().filter(|_| decision.at >= late) {
                 let comm = shadow.procs.get(&step.action.proc()).map_or("", |(_, s)| s.comm.as_str());
                 let idle = matches!(step.action, Action::Arm { .. }) && !used.contains(comm);
-                if takes(step) || idle {
+                if takes(step) || places(step) || idle {
                     bad.get_or_insert(format!("{} {} of {comm} at {}: {}", step.id, step.action.verb(), decision.at, step.reason));
                 }
             }
@@ -152,9 +155,13 @@ proptest! {
         if let Some(span) = report.truth.shortest_return {
             prop_assert!(span >= settle, "a page went out again {span} after it came back, not {settle}");
         }
+        if let Some(span) = report.truth.shortest_crossing {
+            let settle = Span::from_secs(config.numa.settle_s);
+            prop_assert!(span >= settle, "a block went to another node {span} after it came, not {settle}");
+        }
         let mut advised: BTreeMap<(ProcKey, PolicyId), (Time, Vec<AddrRange>)> = BTreeMap::new();
         for decision in &report.decisions {
-            for step in decision.plan.iter().filter(|s| takes(s) && s.guards.contains(&Guard::DryRun)) {
+            for step in decision.plan.iter().filter(|s| (takes(s) || places(s)) && s.guards.contains(&Guard::DryRun)) {
                 let ranges = step.action.ranges().to_vec();
                 let last = advised.insert((step.action.proc(), step.by), (decision.at, ranges.clone()));
                 let again = last.filter(|(_, last)| *last == ranges).map(|(before, _)| decision.at.since(before));
@@ -340,7 +347,10 @@ fn within_budget(shadow: &Shadow, decision: &Decision) -> Result<(), String> {
         let honest = match step.action {
             Action::Scan { .. } => true,
             Action::Arm { .. } => charge.armed >= bytes && charge.syscalls > 0,
-            Action::Deactivate { .. } => charge.moved >= bytes && charge.syscalls > 0,
+            Action::Bind { .. } => charge.moved == Bytes::ZERO && charge.syscalls > 0,
+            Action::Deactivate { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {
+                charge.moved >= bytes && charge.syscalls > 0
+            }
             Action::PageOut { .. } => {
                 let disk = shadow
                     .host
@@ -355,14 +365,21 @@ fn within_budget(shadow: &Shadow, decision: &Decision) -> Result<(), String> {
         moved += charge.moved.0;
         armed += charge.armed.0;
         calls += charge.syscalls;
-        if takes(step)
+        if (takes(step) || places(step))
             && let Some(rule) = rule(&step.action.proc())
         {
             *own.entry(rule).or_default() += charge.moved.0;
         }
     }
+    let by_numa = oracle::spent_by_numa(shadow, decision);
     let limits = [
-        ("moved", moved, (c.budget.moved_mib_per_s * 10) << 20, decision.plan.iter().any(takes)),
+        ("moved", moved, (c.budget.moved_mib_per_s * 10) << 20, decision.plan.iter().any(|s| s.charge.moved > Bytes::ZERO)),
+        (
+            "moved by numa",
+            by_numa,
+            (c.numa.quota_mib_per_s * 10) << 20,
+            decision.plan.iter().any(|s| matches!(s.action, Action::MovePages { .. })),
+        ),
         ("armed", armed, (c.arm.quota_mib_per_s * 10) << 20, decision.plan.iter().any(|s| s.charge.armed > Bytes::ZERO)),
         ("system calls", calls, c.budget.syscalls_per_s * 10, decision.plan.iter().any(|s| s.charge.syscalls > 0)),
     ];
@@ -389,7 +406,7 @@ fn idles_where_blind(shadow: &Shadow, decision: &Decision) -> Result<(), String>
     let acts = |by| match by {
         PolicyId::Watch => [Source::Walker].as_slice(),
         PolicyId::Arm => &[Source::Procs, Source::Walker, Source::Host, Source::Psi, Source::Reclaim],
-        PolicyId::Slide | PolicyId::Autocold => &[Source::Procs, Source::Walker, Source::Host, Source::Psi],
+        PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa => &[Source::Procs, Source::Walker, Source::Host, Source::Psi],
     };
     for step in &decision.plan {
         if let Some(source) = acts(step.by).iter().find(|&&s| unseen(s)) {
@@ -419,8 +436,14 @@ fn flood(config: &Config, procs: u32, blocks: u64, pages: usize, samples: u32, s
         })))
     };
     let walk = move |pid: u32| {
-        let blocks =
-            (0..blocks).map(|b| BlockSample { block: BlockId(b * 3 + 1), accessed: bits, present: bits, ..BlockSample::default() });
+        let block = |b: u64| BlockSample {
+            block: BlockId(b * 3 + 1),
+            accessed: bits,
+            present: bits,
+            node: NodeId((b % 2) as u16),
+            ..BlockSample::default()
+        };
+        let blocks = (0..blocks).map(block);
         let range = AddrRange::EVERYTHING;
         Event::Sample(Sample::Pages(PageChunk {
             proc: key(pid),
@@ -430,8 +453,10 @@ fn flood(config: &Config, procs: u32, blocks: u64, pages: usize, samples: u32, s
             last: true,
         }))
     };
+    let node = |id| NodeFacts { id: NodeId(id), total: Bytes(1 << 40), ..NodeFacts::default() };
+    let facts = HostFacts { nodes: vec![node(0), node(1)], ..HostFacts::default() };
     let head =
-        [Event::Facts(Box::default()), Event::Config(memtier::config::canonical(config)), Event::Sight { source: Source::Walker }];
+        [Event::Facts(Box::new(facts)), Event::Config(memtier::config::canonical(config)), Event::Sight { source: Source::Walker }];
     let events = head.into_iter().chain((0..samples).map(sample)).chain((0..procs).map(walk)).chain((0..procs).map(sample));
     events.enumerate().map(|(i, event)| Stamped { seq: i as u64 + 1, at: Time(1_000_000_000_000 + i as u64 * 1_000_000), event })
 }

@@ -5,7 +5,7 @@ use memtier::observe::cgroup::{CgroupSensor, Hierarchy, Version};
 use memtier::observe::maps::{self, Tmpfs};
 use memtier::observe::proc::{self, ProcObserver};
 use memtier::observe::standin::StandIn;
-use memtier::observe::{Observer, Sensor, Watched, host, probe, psi::PsiObserver};
+use memtier::observe::{Observer, Sensor, Watched, host, nodes, probe, psi::PsiObserver};
 use memtier::sys::files::{ReadError, Root, field, number_list, start_ticks, unescape};
 use memtier::sys::psi::Stall;
 use memtier::vocab::{
@@ -66,6 +66,8 @@ fn a_process_whose_name_looks_like_fields() {
             major_faults: 3,
             cpu_ticks: 42,
             waited: Span(9_000_000_123),
+            cpus_allowed: [0, 1, 2, 3, 70].into_iter().collect(),
+            mems_allowed: [0, 2].into_iter().collect(),
         }
     );
 }
@@ -274,6 +276,52 @@ fn facts_of_a_host_that_is_a_tree() {
     assert!(facts.facts[&Need::Bpf].how.contains("confidentiality"));
     assert_eq!(facts.facts[&Need::Walker].how, "tried");
     assert_eq!(probe::facts(&Root::at("/nowhere"), vec![]).facts.len(), facts.facts.len());
+}
+
+/// Two nodes with CPUs and one without, whose numbers are sparse and reach beyond 63.
+fn nodes_tree() -> Root {
+    Root::at(memtier_tests::root().join("tests/fixtures/nodes"))
+}
+
+#[test]
+fn nodes_as_facts() {
+    let facts = probe::facts(&nodes_tree(), vec![]);
+    let [near, lent, far] = &facts.nodes[..] else { panic!("{:?}", facts.nodes) };
+    assert_eq!((near.id, near.latency_ns, near.bandwidth_mb_s, near.tier), (NodeId(0), Some(80), Some(20_000), Some(4)));
+    // CPUs are told before other initiators; zero is what the firmware left out.
+    assert_eq!((lent.id, lent.latency_ns, lent.bandwidth_mb_s, lent.tier), (NodeId(2), Some(250), None, Some(22)));
+    assert_eq!((far.id, far.latency_ns, far.tier, far.distances.len()), (NodeId(70), None, Some(4), 0));
+    assert_eq!(near.distances, [(NodeId(2), 14), (NodeId(70), 21)]);
+}
+
+#[test]
+fn nodes_now() {
+    let nodes = nodes::sample(&nodes_tree()).expect("reads").expect("there are three").nodes;
+    let told: Vec<(u16, u64, u64)> = nodes.iter().map(|n| (n.node.0, n.free.0 >> 20, n.idle.as_millis())).collect();
+    assert_eq!(told[0], (0, 8192, 21_000));
+    // Idle time is counted per CPU, and there are none.
+    assert_eq!((told[1].0, told[1].2), (2, 0));
+    assert_eq!(told[2].0, 70);
+    let scratch = memtier_tests::scratch();
+    let root = Root::at(scratch.path());
+    assert_eq!(nodes::sample(&root).expect("no NUMA is no error"), None);
+    // A node that went away between the listing and the look.
+    let dir = |id| root.path(format!("/sys/devices/system/node/node{id}"));
+    for id in [0, 1] {
+        fs::create_dir_all(dir(id)).expect("scratch");
+        fs::write(dir(id).join("cpulist"), "0\n").expect("scratch");
+        fs::write(dir(id).join("distance"), "10 20\n").expect("scratch");
+        let meminfo = format!("Node {id} MemTotal: 8 kB\nNode {id} MemFree: 4 kB\n");
+        fs::write(dir(id).join("meminfo"), meminfo).expect("scratch");
+    }
+    fs::create_dir_all(root.path("/proc")).expect("scratch");
+    fs::write(root.path("/proc/stat"), "cpu  1 1 1 7 0\ncpu0 1 1 1 7 0\n").expect("scratch");
+    let ids = |root: &Root| nodes::sample(root).map(|s| s.expect("two").nodes.iter().map(|n| n.node.0).collect::<Vec<_>>());
+    assert_eq!(ids(&root).expect("reads"), [0, 1]);
+    // Still listed, and not to be read: a link that leads nowhere.
+    fs::remove_dir_all(dir(1)).expect("scratch");
+    std::os::unix::fs::symlink("/nowhere/at/all", dir(1)).expect("scratch");
+    assert_eq!(ids(&root).expect("reads"), [0]);
 }
 
 /// A process of one mapping of two blocks, made of files: block 0 is one huge page, block 1 holds a page on each node, a

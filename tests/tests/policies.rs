@@ -4,8 +4,10 @@
 
 use memtier::config::{Config, canonical};
 use memtier::plan::{Decision, Governor};
-use memtier::sim::{Change, INCOMPRESSIBLE, Pattern, ProcSpec, RegionSpec, Scenario, SimReport, SwapSpec, run};
-use memtier::vocab::{Action, Bytes, Event, Need, PolicyId, Request, Source, Span, Stamped, Step, Subject, SwapBacking};
+use memtier::sim::{Change, INCOMPRESSIBLE, NodeSpec, Pattern, ProcSpec, RegionSpec, Scenario, SimReport, SwapSpec, run};
+use memtier::vocab::{
+    Action, Bytes, Event, Need, Pages, Permil, PolicyId, Request, Source, Span, Stamped, Step, Subject, SwapBacking,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 const FAST: &str = "
@@ -116,6 +118,89 @@ fn autocold_brakes() {
     let woken = host(150).with(cache()).at(90, wake);
     let report = check(woken, "", by, "autocold-idle nothing-cold refault-brake settling warm-up");
     assert_eq!(taken(&report), 12 * MIB);
+}
+
+/// Two busy threads and 16 MiB, on both of two nodes alike.
+fn hog(comm: &'static str) -> ProcSpec {
+    let hot = RegionSpec::new(16 * MIB, Pattern::Hot { pages: 16 * MIB });
+    ProcSpec { threads: 2, busy: Permil(900), ..ProcSpec::new(comm, vec![hot]) }
+}
+
+fn even(secs: u64) -> Scenario {
+    Scenario { nodes: NodeSpec::EVEN.to_vec(), ..host(secs) }
+}
+
+/// Pages on each of the nodes, and the CPUs it was bound to.
+fn lies(report: &SimReport, comm: &str) -> (Vec<u64>, Vec<u32>) {
+    let truth = report.truth.of(comm);
+    ((0..3).map(|node| truth.on.get(&node).map_or(0, |pages| pages.0)).collect(), truth.cpus)
+}
+
+#[test]
+fn numa() {
+    let by = PolicyId::Numa;
+    let spread = || even(60).with(hog("cache"));
+    let report = check(spread(), "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    assert_eq!(lies(&report, "cache"), (vec![16 * MIB, 0, 0], vec![0, 1]));
+    // No page moved that need not, and none twice.
+    assert!(report.truth.moved <= Pages(8 * MIB) && report.truth.shortest_crossing.is_none(), "{:?}", report.truth.moved);
+    check(spread(), "numa = { enabled = false }", by, "turned-off");
+    check(spread(), "numa = { quota_mib_per_s = 0 }", by, "turned-off");
+    check(spread(), "target = [{ comm = 'cache', numa = false }]", by, "warm-up");
+    check(spread(), "target = [{ comm = 'cache', policy = 'watch' }]", by, "warm-up");
+    let report =
+        check(spread(), "numa = { slice_mib = 2, quota_mib_per_s = 1 }", by, "at-home numa-bind numa-move subject-taken warm-up");
+    assert_eq!(lies(&report, "cache").0, [16 * MIB, 0, 0]);
+    let report = check(spread(), "daemon = { act = false, arm = true }", by, "numa-bind settling subject-taken warm-up");
+    assert!(lies(&report, "cache").1.is_empty());
+    let sleeper = ProcSpec { busy: Permil(0), ..hog("cache") };
+    check(even(60).with(sleeper), "", by, "not-worth warm-up");
+}
+
+#[test]
+fn numa_and_the_host() {
+    let by = PolicyId::Numa;
+    check(host(60).with(hog("cache")), "", by, "host-lacks");
+    let one = Scenario { nodes: vec![NodeSpec { share: Permil(1000), cpus: 2 }], ..even(60).with(hog("cache")) };
+    check(one, "", by, "host-lacks");
+    let paused = even(60).with(hog("cache")).at(1, Change::Request(|_| Request::Pause { by: "table".into() }, ""));
+    check(paused, "", by, "paused warm-up");
+    check(even(60).with(hog("cache")).at(1, Change::Blind(Source::Psi)), "", by, "source-blind warm-up");
+    // A node of memory only is a place for memory, and none for threads.
+    let third = |share, cpus| NodeSpec { share: Permil(share), cpus };
+    let lent = Scenario { nodes: vec![third(10, 2), third(50, 2), third(940, 0)], ..even(60).with(hog("cache")) };
+    let report = check(lent, "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    assert_eq!(lies(&report, "cache"), (vec![0, 16 * MIB, 0], vec![2, 3]));
+}
+
+#[test]
+fn numa_and_others() {
+    let by = PolicyId::Numa;
+    // Bound by somebody else: pages follow, threads stay.
+    let bound = || ProcSpec { cpus: vec![3], ..hog("cache") };
+    let mut start = bound();
+    start.cpus = vec![0, 1, 2, 3];
+    let moved_there = even(120).with(start).at(10, Change::Affinity { comm: "cache", cpus: vec![3] });
+    let report = check(moved_there, "", by, "at-home bound-by-others numa-bind numa-move settling subject-taken warm-up");
+    assert_eq!(lies(&report, "cache"), (vec![0, 16 * MIB, 0], vec![3]));
+    let report = check(even(60).with(bound()), "", by, "bound-by-others warm-up");
+    assert_eq!(lies(&report, "cache"), (vec![0, 16 * MIB, 0], vec![3]));
+    // Two that want a node each get one each.
+    let two = "target = [{ comm = 'cache' }, { comm = 'other' }]";
+    let report = check(
+        even(60).with(hog("cache")).with(hog("other")),
+        two,
+        by,
+        "at-home in-flight numa-bind numa-move subject-taken warm-up",
+    );
+    assert_ne!(lies(&report, "cache").1, lies(&report, "other").1);
+    assert_eq!(lies(&report, "cache").0.iter().zip(lies(&report, "other").0).filter(|(a, b)| **a > 0 && *b > 0).count(), 0);
+    // What will not move is asked once.
+    let mut pinned = hog("cache");
+    pinned.regions.push(RegionSpec { pinned: true, ..RegionSpec::new(8 * MIB, Pattern::Hot { pages: 8 * MIB }) });
+    let report = check(even(60).with(pinned), "", by, "at-home numa-bind numa-move subject-taken unmovable warm-up");
+    let moves = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| matches!(s.action, Action::MovePages { .. })).count();
+    assert!(moves <= 4, "{moves}");
 }
 
 #[test]

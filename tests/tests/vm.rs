@@ -17,7 +17,7 @@ use memtier::vocab::{
     Action, AddrRange, BLOCK_BYTES, BlockSample, Bytes, CgroupSample, Charge, End, Event, KernelEvent, Need, NodeId, Outcome,
     Pages, PolicyId, ProcKey, Reason, Rule, Source, Span, Step, StepId,
 };
-use memtier_tests::footing;
+use memtier_tests::footing::{self, lab};
 use memtier_tests::hog::{Fill, Hog};
 use memtier_tests::zram::Zram;
 use std::collections::BTreeMap;
@@ -33,15 +33,6 @@ const PAGES: u64 = MIB << 8;
 const DISK: &str = "/dev/vda";
 const BALANCING: &str = "/proc/sys/kernel/numa_balancing";
 const MGLRU: &str = "/sys/kernel/mm/lru_gen/enabled";
-
-/// False outside of the lab: then there is nothing to show, and nothing may be changed.
-fn lab() -> bool {
-    let lab = Path::new("/run/vm/command").exists();
-    if !lab {
-        footing::elsewhere("only in a guest of `cargo xtask vm`");
-    }
-    lab
-}
 
 fn set(path: &str, value: &str) {
     fs::write(path, value).unwrap_or_else(|e| panic!("{path} = {value}: {e}"));

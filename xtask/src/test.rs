@@ -39,7 +39,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// Suites of the host layer that a guest of each kernel runs too.
-const IN_GUESTS: &[&str] = &["host_eyes", "hands"];
+const IN_GUESTS: &[&str] = &["host_eyes", "hands", "hands_bind"];
 
 /// What one layer did.
 #[derive(Default)]

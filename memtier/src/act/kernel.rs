@@ -1,19 +1,22 @@
 //! The system calls that the hands make, on the real kernel.
 
-use super::Calls;
+use super::{Calls, Ground, Placing};
+use crate::sys::affinity::CpuMask;
 use crate::sys::clock;
-use crate::sys::files::{field, start_ticks};
+use crate::sys::files::field;
 use crate::sys::memory::{self, Advice};
+use crate::sys::numa;
 use crate::sys::page_idle::{Bitmap, Words};
 use crate::sys::pagemap::{Entry, Flags, FrameFlags, PageMap};
 use crate::sys::psi::Stall;
-use crate::vocab::{AddrRange, Bytes, ProcKey, Time};
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use crate::sys::tasks::{Task, TaskKey, Tasks, gone};
+use crate::vocab::{AddrRange, Bytes, NodeId, Pages, ProcKey, Time};
+use nix::fcntl::OFlag;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// Lines of one write to swap_pages: what etmem writes at a time.
@@ -34,6 +37,7 @@ pub struct Kernel {
 /// Handles that all mean one process and go stale with it.
 #[derive(Debug)]
 struct Held {
+    tasks: Tasks,
     /// Absent before Linux 5.3.
     pidfd: Option<OwnedFd>,
     pagemap: PageMap,
@@ -62,34 +66,32 @@ impl Kernel {
         Ok(String::from_utf8_lossy(&bytes[..got]).into_owned())
     }
 
-    fn open(&mut self, dir: &File, name: &str, how: OFlag) -> io::Result<File> {
-        self.calls += 1;
-        Ok(File::from(openat(dir.as_fd(), name, how | OFlag::O_CLOEXEC, Mode::empty())?))
-    }
-
     fn hold(&mut self, proc: ProcKey) -> io::Result<Option<Held>> {
         // The directory stays with the process it was opened for; everything is opened through it.
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let dir = OpenOptions::new().read(true).custom_flags(flags).open(format!("/proc/{}", proc.pid))?;
+        let Some(mut tasks) = Tasks::of(proc)? else { return Ok(None) };
         let pidfd = match memory::pidfd_open(proc.pid) {
             Ok(fd) => Some(fd),
             Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => None,
             Err(e) => return Err(e),
         };
-        let mut stat = Vec::new();
-        self.open(&dir, "stat", OFlag::O_RDONLY)?.read_to_end(&mut stat)?;
-        self.calls += 4;
-        // Both handles were taken before this read: if it shows the right process, both mean the right process.
-        if start_ticks(&stat) != Some(proc.start) {
+        // The pidfd was taken before this look: if the directory still shows the process, both mean the same.
+        if !tasks.there()? {
             return Ok(None);
         }
-        let pagemap = PageMap::new(self.open(&dir, "pagemap", OFlag::O_RDONLY)?)?;
-        let swap_pages = match self.open(&dir, "swap_pages", OFlag::O_WRONLY) {
+        self.calls += 1;
+        let pagemap = PageMap::new(tasks.open("pagemap", OFlag::O_RDONLY)?)?;
+        let swap_pages = match tasks.open("swap_pages", OFlag::O_WRONLY) {
             Ok(file) => Some(file),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
             Err(e) => return Err(e),
         };
-        Ok(Some(Held { pidfd, pagemap, swap_pages }))
+        Ok(Some(Held { tasks, pidfd, pagemap, swap_pages }))
+    }
+
+    /// For calls that take a pid and no handle: it was the process's own a moment ago.
+    fn pid(&mut self) -> io::Result<u32> {
+        let tasks = &mut Self::held(&mut self.held)?.tasks;
+        if tasks.has_memory()? { Ok(tasks.proc().pid) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
     }
 
     fn held(held: &mut Option<Held>) -> io::Result<&mut Held> {
@@ -97,20 +99,75 @@ impl Kernel {
     }
 }
 
-impl Calls for Kernel {
+impl Ground for Kernel {
     fn attach(&mut self, proc: ProcKey) -> io::Result<bool> {
-        self.held = None;
+        self.release();
         self.held = match self.hold(proc) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => None,
+            Err(e) if gone(&e) => None,
             held => held?,
         };
         Ok(self.held.is_some())
     }
 
     fn release(&mut self) {
-        self.held = None;
+        if let Some(held) = self.held.take() {
+            self.calls += held.tasks.calls();
+        }
     }
 
+    fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {
+        self.calls += Self::held(&mut self.held)?.pagemap.entries(range, out)?;
+        Ok(())
+    }
+
+    fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>> {
+        let frames = match &self.frames {
+            Some(frames) => frames,
+            None => self.frames.insert(FrameFlags(File::open("/proc/kpageflags")?)),
+        };
+        self.calls += 1;
+        frames.read(frame, count)
+    }
+
+    fn swap(&mut self) -> io::Result<(Bytes, Bytes)> {
+        let text = Self::reread(&mut self.meminfo, "/proc/meminfo", &mut self.calls)?;
+        let size = |key| field(&text, key).map(Bytes::from_kib).ok_or_else(|| io::Error::other(format!("no {key}")));
+        Ok((size("SwapFree")?, size("SwapTotal")?))
+    }
+
+    /// A kernel without pressure accounting knows none: the brake has nothing to go by there, and `doctor` says so.
+    fn pressure(&mut self) -> io::Result<u32> {
+        match Self::reread(&mut self.pressure, "/proc/pressure/memory", &mut self.calls) {
+            Ok(text) => Ok(Stall::parse(&text).ok_or_else(|| io::Error::other("no \"some\" line"))?.some_avg10),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn node_free(&mut self, node: NodeId) -> io::Result<Bytes> {
+        self.calls += 3;
+        let text = std::fs::read_to_string(format!("/sys/devices/system/node/node{}/meminfo", node.0))?;
+        // "Node 0 MemFree:  1024 kB"
+        let free = text.lines().filter_map(|line| line.splitn(3, ' ').nth(2)).find_map(|line| field(line, "MemFree"));
+        free.map(Bytes::from_kib).ok_or_else(|| io::Error::other("no MemFree"))
+    }
+
+    fn now(&self) -> Time {
+        clock::boottime()
+    }
+    fn cpu_ns(&self) -> u64 {
+        clock::thread_cpu()
+    }
+    fn made(&self) -> u64 {
+        self.calls + self.held.as_ref().map_or(0, |held| held.tasks.calls())
+    }
+    fn pause(&mut self, time: Duration) {
+        self.calls += 1;
+        std::thread::sleep(time);
+    }
+}
+
+impl Calls for Kernel {
     fn advise(&mut self, ranges: &[AddrRange], advice: Advice) -> io::Result<u64> {
         self.calls += 1;
         match &Self::held(&mut self.held)?.pidfd {
@@ -146,47 +203,48 @@ impl Calls for Kernel {
             None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         }
     }
+}
 
-    fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {
-        self.calls += Self::held(&mut self.held)?.pagemap.entries(range, out)?;
-        Ok(())
+impl Placing for Kernel {
+    fn has_memory(&mut self) -> io::Result<bool> {
+        Self::held(&mut self.held)?.tasks.has_memory()
+    }
+    fn parent(&mut self) -> io::Result<Option<ProcKey>> {
+        Self::held(&mut self.held)?.tasks.parent()
+    }
+    fn tasks(&mut self) -> io::Result<Vec<Task>> {
+        Self::held(&mut self.held)?.tasks.all()
+    }
+    fn bind(&mut self, task: TaskKey, cpus: &CpuMask) -> io::Result<()> {
+        Self::held(&mut self.held)?.tasks.bind(task, cpus)
     }
 
-    fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>> {
-        let frames = match &self.frames {
-            Some(frames) => frames,
-            None => self.frames.insert(FrameFlags(File::open("/proc/kpageflags")?)),
-        };
+    fn online(&mut self) -> io::Result<CpuMask> {
+        self.calls += 3;
+        let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+        CpuMask::parse(&text).ok_or_else(|| io::Error::other(format!("{text:?} is no list of CPUs")))
+    }
+
+    fn nodes(&mut self, pages: &[u64]) -> io::Result<Vec<i32>> {
         self.calls += 1;
-        frames.read(frame, count)
+        numa::move_pages(self.pid()?, pages, None)
     }
 
-    fn swap(&mut self) -> io::Result<(Bytes, Bytes)> {
-        let text = Self::reread(&mut self.meminfo, "/proc/meminfo", &mut self.calls)?;
-        let size = |key| field(&text, key).map(Bytes::from_kib).ok_or_else(|| io::Error::other(format!("no {key}")));
-        Ok((size("SwapFree")?, size("SwapTotal")?))
-    }
-
-    /// A kernel without pressure accounting knows none: the brake has nothing to go by there, and `doctor` says so.
-    fn pressure(&mut self) -> io::Result<u32> {
-        match Self::reread(&mut self.pressure, "/proc/pressure/memory", &mut self.calls) {
-            Ok(text) => Ok(Stall::parse(&text).ok_or_else(|| io::Error::other("no \"some\" line"))?.some_avg10),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(0),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn now(&self) -> Time {
-        clock::boottime()
-    }
-    fn cpu_ns(&self) -> u64 {
-        clock::thread_cpu()
-    }
-    fn made(&self) -> u64 {
-        self.calls
-    }
-    fn pause(&mut self, time: Duration) {
+    fn move_pages(&mut self, pages: &[u64], to: NodeId) -> io::Result<Vec<i32>> {
         self.calls += 1;
-        std::thread::sleep(time);
+        numa::move_pages(self.pid()?, pages, Some(to.0))
+    }
+
+    fn migrate(&mut self, from: &[NodeId], to: NodeId) -> io::Result<u64> {
+        self.calls += 1;
+        numa::migrate_pages(self.pid()?, from, to)
+    }
+
+    fn by_node(&mut self) -> io::Result<BTreeMap<NodeId, Pages>> {
+        let mut text = String::new();
+        Self::held(&mut self.held)?.tasks.open("numa_maps", OFlag::O_RDONLY)?.read_to_string(&mut text)?;
+        // It comes a page of text at a time.
+        self.calls += 1 + (text.len() / 4096) as u64;
+        Ok(numa::by_node(&text))
     }
 }

@@ -4,118 +4,47 @@
 //! pages. The slice bounds how long mmap() and munmap() in the target can wait: advice holds its mmap_lock throughout.
 //! Marking pages idle takes no lock of the target, and one write per run of frames.
 
+use super::ground::{Coming, Ground, Stop, end, guards};
+use super::pace::Pace;
 use super::snapshot::{Snapshot, portions, whole_folios};
-use super::{Actuator, Kernel};
+use super::{Actuator, Kernel, Reins};
 use crate::config;
 use crate::plan::calls::{COLD_SLICE, PAGE_OUT_CALL, PAGE_OUT_SLICE};
 use crate::sys::files::Root;
 use crate::sys::memory::{Advice, MOST_RANGES};
 use crate::sys::page_idle::{self, Bitmap, Words};
-use crate::sys::pagemap::{Entry, Flags};
-use crate::vocab::{
-    Action, AddrRange, Amount, BLOCK_BYTES, Bytes, End, Fault, Guard, Outcome, PAGE_BYTES, Pages, Permil, ProcKey, Span, Step, Time,
-};
+use crate::sys::pagemap::Entry;
+use crate::vocab::{Action, AddrRange, Amount, BLOCK_BYTES, Bytes, End, Guard, Outcome, PAGE_BYTES, Pages, Span, Step};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-/// What the hands ask of the kernel; tests put a table of answers here.
-pub trait Calls {
-    /// Takes hold of a process; all calls below are about it. `false`: it is gone, or its pid is another process's.
-    fn attach(&mut self, proc: ProcKey) -> io::Result<bool>;
-    fn release(&mut self);
+/// What this hand asks of the kernel beside what all do.
+pub trait Calls: Ground {
     fn advise(&mut self, ranges: &[AddrRange], advice: Advice) -> io::Result<u64>;
     fn has_swap_pages(&self) -> bool;
     fn swap_pages(&mut self, addresses: &[u64]) -> io::Result<()>;
     fn has_page_idle(&self) -> bool;
     /// Marks frames idle; returns how many of the words were taken.
     fn mark_idle(&mut self, words: &Words) -> io::Result<usize>;
-    /// Appends one entry per page.
-    fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()>;
-    fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>>;
-    /// Free swap, all swap.
-    fn swap(&mut self) -> io::Result<(Bytes, Bytes)>;
-    /// Memory pressure "some" avg10 of the host, hundredths of a percent.
-    fn pressure(&mut self) -> io::Result<u32>;
-    fn now(&self) -> Time;
-    /// CPU time of this thread.
-    fn cpu_ns(&self) -> u64;
-    /// System calls made so far.
-    fn made(&self) -> u64;
-    fn pause(&mut self, time: Duration);
-}
-
-/// Steers the hands from outside of their thread; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Reins(Arc<Held>);
-
-#[derive(Debug)]
-struct Held {
-    stop: AtomicBool,
-    slice: AtomicU64,
-    pause_us: AtomicU64,
-}
-
-impl Reins {
-    fn new(arm: &config::Arm) -> Self {
-        let reins = Self(Arc::new(Held { stop: false.into(), slice: 0.into(), pause_us: 0.into() }));
-        reins.tune(arm);
-        reins
-    }
-    /// Stops the step under way at its next slice, and every later one, until released: for pause and shutdown.
-    pub fn stop(&self, on: bool) {
-        self.0.stop.store(on, Ordering::Relaxed);
-    }
-    /// Takes new knobs from the next slice on.
-    pub fn tune(&self, arm: &config::Arm) {
-        self.0.slice.store(Bytes::from_mib(arm.slice_mib).0, Ordering::Relaxed);
-        self.0.pause_us.store(arm.pause_us, Ordering::Relaxed);
-    }
-    fn stopped(&self) -> bool {
-        self.0.stop.load(Ordering::Relaxed)
-    }
-    fn slice(&self) -> u64 {
-        self.0.slice.load(Ordering::Relaxed)
-    }
-    fn pause(&self) -> Duration {
-        Duration::from_micros(self.0.pause_us.load(Ordering::Relaxed))
-    }
 }
 
 /// CPU time that one call may take: it holds the target's mmap_lock throughout.
 const HOLD: Span = Span(600_000);
-/// Calls smaller than this say more about calling than about pages.
-const TELLING: Pages = Pages(16);
 
-/// What a page costs in a call, in ns of CPU time: guessed at first (docs/hands.md), then learned from the calls. A swap
-/// area that compresses better is several times as slow.
+/// What a page costs by what is said of it. A swap area that compresses better is several times as slow.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    cold: u64,
-    page_out: u64,
+struct Paces {
+    cold: Pace,
+    page_out: Pace,
 }
 
-impl Pace {
-    const GUESS: Self = Self { cold: 110, page_out: 4_600 };
+impl Paces {
+    const GUESS: Self = Self { cold: Pace::guess(110, HOLD), page_out: Pace::guess(4_600, HOLD) };
 
-    const fn of(&mut self, advice: Advice) -> &mut u64 {
+    const fn of(&mut self, advice: Advice) -> &mut Pace {
         match advice {
             Advice::Cold => &mut self.cold,
             Advice::PageOut => &mut self.page_out,
         }
-    }
-
-    fn note(&mut self, advice: Advice, pages: Pages, took: u64) {
-        if pages >= TELLING {
-            let usual = self.of(advice);
-            *usual = (3 * *usual + took / pages.0) / 4;
-        }
-    }
-
-    /// Bytes that one call may take, `most` or less.
-    fn room(&mut self, advice: Advice, most: Bytes) -> Bytes {
-        most.min(Pages(HOLD.0 / (*self.of(advice)).max(1)).max(TELLING).bytes())
     }
 }
 
@@ -124,7 +53,7 @@ impl Pace {
 pub struct Hands<C: Calls = Kernel> {
     calls: C,
     reins: Reins,
-    pace: Pace,
+    paces: Paces,
 }
 
 impl Hands {
@@ -136,7 +65,7 @@ impl Hands {
 
 impl<C: Calls> Hands<C> {
     pub fn with(calls: C, arm: &config::Arm) -> Self {
-        Self { calls, reins: Reins::new(arm), pace: Pace::GUESS }
+        Self { calls, reins: Reins::new(arm), paces: Paces::GUESS }
     }
     #[must_use]
     pub fn reins(&self) -> Reins {
@@ -146,16 +75,9 @@ impl<C: Calls> Hands<C> {
 
 impl<C: Calls> Actuator for Hands<C> {
     fn apply(&mut self, step: &Step) -> Outcome {
-        let Self { calls, reins, pace } = self;
-        Work { calls, step, reins, pace, tally: Tally::default() }.run()
+        let Self { calls, reins, paces } = self;
+        Work { calls, step, reins, paces, tally: Tally::default() }.run()
     }
-}
-
-/// Why a step ended before its last slice.
-enum Stop {
-    Skip(Guard),
-    Braked,
-    Fault(&'static str, io::Error),
 }
 
 /// Pages of a step, by what became of them.
@@ -187,7 +109,7 @@ struct Work<'a, C> {
     calls: &'a mut C,
     step: &'a Step,
     reins: &'a Reins,
-    pace: &'a mut Pace,
+    paces: &'a mut Paces,
     tally: Tally,
 }
 
@@ -198,7 +120,8 @@ impl<C: Calls> Work<'_, C> {
             End::Expired
         } else {
             let stop = self.carry_out().err();
-            self.end(stop)
+            let whole = self.tally.done == self.step.action.pages().0;
+            end(self.step, stop, self.tally.done, whole, self.tally.shortfall())
         };
         self.calls.release();
         let done = Amount {
@@ -217,6 +140,9 @@ impl<C: Calls> Work<'_, C> {
             Action::Arm { .. } if self.calls.has_page_idle() => (Means::MarkIdle, COLD_SLICE),
             Action::Arm { .. } | Action::Deactivate { .. } => (Means::Advise, COLD_SLICE),
             Action::PageOut { .. } => (Means::PageOut, PAGE_OUT_SLICE),
+            Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {
+                return Err(Stop::Fault("placing by the hands", io::Error::from(io::ErrorKind::Unsupported)));
+            }
         };
         // A dry run does not even look at the process.
         if self.step.guards.contains(&Guard::DryRun) {
@@ -238,31 +164,9 @@ impl<C: Calls> Work<'_, C> {
             if self.reins.stopped() {
                 return Err(Stop::Braked);
             }
-            self.guards(ranges)?;
+            let swap = ranges.iter().map(AddrRange::pages).sum::<Pages>().bytes();
+            guards(self.calls, self.step, Coming { swap, ..Coming::default() })?;
             self.slice(ranges, means)?;
-        }
-        Ok(())
-    }
-
-    /// Looks again at what must hold, with this slice counted as if it went.
-    fn guards(&mut self, ranges: &[AddrRange]) -> Result<(), Stop> {
-        for guard in &self.step.guards {
-            let holds = match guard {
-                // The handles go stale with the process: every later call then says ESRCH.
-                Guard::Alive(proc) => *proc == self.step.action.proc(),
-                Guard::SwapFree { least } => {
-                    let (free, total) = self.calls.swap().map_err(|e| Stop::Fault("read of /proc/meminfo", e))?;
-                    let slice: Pages = ranges.iter().map(AddrRange::pages).sum();
-                    total > Bytes::ZERO && Permil::of(free.saturating_sub(slice.bytes()).0, total.0) >= *least
-                }
-                Guard::Calm { most_avg10 } => {
-                    self.calls.pressure().map_err(|e| Stop::Fault("read of /proc/pressure/memory", e))? <= *most_avg10
-                }
-                Guard::DryRun => false,
-            };
-            if !holds {
-                return Err(Stop::Skip(guard.clone()));
-            }
         }
         Ok(())
     }
@@ -351,7 +255,7 @@ impl<C: Calls> Work<'_, C> {
     /// One call after the other with a pause between: each holds the target's mmap_lock, and without the pause the next
     /// one takes it before whoever waits for it.
     fn advise(&mut self, ranges: &[AddrRange], before: &Snapshot, advice: Advice, most: Bytes) -> Result<(), Stop> {
-        let room = self.pace.room(advice, most).0;
+        let room = self.paces.of(advice).room(most).0;
         let portions = portions(self.calls, before, ranges, room).map_err(|e| Stop::Fault("read of /proc/kpageflags", e))?;
         for (i, portion) in portions.iter().enumerate() {
             if i > 0 {
@@ -359,7 +263,7 @@ impl<C: Calls> Work<'_, C> {
             }
             let cpu = self.calls.cpu_ns();
             self.call(portion, advice)?;
-            self.pace.note(advice, portion.iter().map(AddrRange::pages).sum(), self.calls.cpu_ns() - cpu);
+            self.paces.of(advice).note(portion.iter().map(AddrRange::pages).sum(), self.calls.cpu_ns() - cpu);
         }
         Ok(())
     }
@@ -405,31 +309,6 @@ impl<C: Calls> Work<'_, C> {
         };
         let addresses: Vec<u64> = ranges.iter().flat_map(present).collect();
         self.calls.swap_pages(&addresses).map_err(|e| Stop::Fault("write to swap_pages", e))
-    }
-
-    fn end(&self, stop: Option<Stop>) -> End {
-        let asked = self.step.action.pages().0;
-        let why = match stop {
-            None if self.tally.done == asked => return End::Done,
-            None => return End::Partial(self.tally.shortfall()),
-            Some(Stop::Skip(guard)) if self.tally.done == 0 => return End::Skipped(guard),
-            Some(Stop::Skip(guard)) => format!("stopped: {guard}"),
-            Some(Stop::Braked) => "stopped: paused or shutting down".into(),
-            Some(Stop::Fault(call, e)) => {
-                let fault = Fault {
-                    call: call.into(),
-                    on: self.step.action.proc().to_string(),
-                    errno: e.raw_os_error().unwrap_or(0),
-                    message: message(&e),
-                };
-                if self.tally.done == 0 {
-                    return End::Failed(fault);
-                }
-                fault.to_string()
-            }
-        };
-        let shortfall = self.tally.shortfall();
-        End::Partial(if shortfall.is_empty() { why } else { format!("{why}; before that {shortfall}") })
     }
 }
 
@@ -493,14 +372,6 @@ fn refusal(errno: i32) -> &'static str {
         0 => "advised short without a reason",
         libc::ENOMEM => "an unmapped hole in it",
         _ => "locked, hugetlb or device memory in it",
-    }
-}
-
-/// The kernel's words without the number that std appends: `Fault` has a field for it.
-fn message(e: &io::Error) -> String {
-    match e.raw_os_error() {
-        Some(errno) => nix::errno::Errno::from_raw(errno).desc().into(),
-        None => e.to_string(),
     }
 }
 

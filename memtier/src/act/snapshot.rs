@@ -1,6 +1,6 @@
 //! What pagemap says about a set of ranges at one moment, and where those ranges would cut a large folio.
 
-use super::Calls;
+use super::Ground;
 use crate::plan::calls::{BRIDGE, RANGE_COST};
 use crate::sys::pagemap::Entry;
 use crate::vocab::{AddrRange, BLOCK_BYTES, PAGE_BYTES};
@@ -15,7 +15,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// `ranges` ascend and do not overlap.
-    pub fn take(calls: &mut impl Calls, ranges: &[AddrRange]) -> io::Result<Self> {
+    pub fn take(calls: &mut impl Ground, ranges: &[AddrRange]) -> io::Result<Self> {
         let mut spans: Vec<AddrRange> = Vec::new();
         for range in ranges {
             let start = if range.start.is_multiple_of(BLOCK_BYTES) { range.start } else { range.start - PAGE_BYTES };
@@ -55,7 +55,7 @@ impl Snapshot {
     }
 
     /// No folio reaches over `addr`.
-    fn whole_at(&self, calls: &mut impl Calls, addr: u64) -> io::Result<bool> {
+    fn whole_at(&self, calls: &mut impl Ground, addr: u64) -> io::Result<bool> {
         match self.doubt(addr) {
             Doubt::None => Ok(true),
             Doubt::Hidden => Ok(false),
@@ -83,7 +83,7 @@ impl Snapshot {
 
 /// Cuts ranges into what one call takes: `most` bytes, and less where they are many. A folio is never cut, so that a call
 /// may exceed `most` by up to a block.
-pub fn portions(calls: &mut impl Calls, seen: &Snapshot, ranges: &[AddrRange], most: u64) -> io::Result<Vec<Vec<AddrRange>>> {
+pub fn portions(calls: &mut impl Ground, seen: &Snapshot, ranges: &[AddrRange], most: u64) -> io::Result<Vec<Vec<AddrRange>>> {
     let (mut portions, mut portion, mut room) = (Vec::new(), Vec::new(), most);
     for range in ranges {
         let mut start = range.start;
@@ -115,7 +115,7 @@ enum Doubt {
 
 /// The part of `range` that cuts no large folio: advice on a part of one would split it. One flag says whether an edge
 /// cuts anything; where it does, more say how far the folio reaches.
-pub fn whole_folios(calls: &mut impl Calls, seen: &Snapshot, range: AddrRange) -> io::Result<AddrRange> {
+pub fn whole_folios(calls: &mut impl Ground, seen: &Snapshot, range: AddrRange) -> io::Result<AddrRange> {
     let block_end = (range.start / BLOCK_BYTES + 1) * BLOCK_BYTES;
     let block_start = (range.end - 1) / BLOCK_BYTES * BLOCK_BYTES;
     let mut cut = |at: u64| Ok::<_, io::Error>(if seen.whole_at(calls, at)? { Doubt::None } else { seen.doubt(at) });

@@ -1,14 +1,14 @@
 //! The hands on a fake table of system calls: every error path, and what is asked of the kernel in which order.
 
-use super::{Actuator, Calls, Hands};
+use super::{Actuator, Calls, Ground, Hands};
 use crate::config;
 use crate::plan::calls::calls;
 use crate::sys::memory::{Advice, MOST_BYTES, MOST_RANGES};
 use crate::sys::page_idle::Words;
 use crate::sys::pagemap::{Entry, Flags};
 use crate::vocab::{
-    Action, AddrRange, BLOCK_BYTES, Bytes, Charge, End, Fault, Guard, Outcome, PAGE_BYTES, Pages, Permil, PolicyId, ProcKey,
-    Reason, Rule, Step, StepId, Time,
+    Action, AddrRange, BLOCK_BYTES, Bytes, Charge, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, Permil, PolicyId,
+    ProcKey, Reason, Rule, Step, StepId, Time,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,7 +90,7 @@ impl World {
     }
 }
 
-impl Calls for Fake {
+impl Ground for Fake {
     fn attach(&mut self, proc: ProcKey) -> io::Result<bool> {
         let mut world = self.0.borrow_mut();
         world.attached += 1;
@@ -98,6 +98,56 @@ impl Calls for Fake {
         Ok(world.owner == proc)
     }
     fn release(&mut self) {}
+    fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        if world.owner != PROC {
+            return Err(errno(libc::ESRCH));
+        }
+        world.made += range.pages().0.div_ceil(16_384);
+        let page = |addr| Entry(world.pages.get(&addr).copied().unwrap_or(0));
+        out.extend((range.start..range.end).step_by(PAGE_BYTES as usize).map(page));
+        Ok(())
+    }
+    fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>> {
+        let world = self.0.borrow();
+        Ok((frame..frame + count as u64).map(|f| Flags(world.flags.get(&f).copied().unwrap_or(0))).collect())
+    }
+    fn swap(&mut self) -> io::Result<(Bytes, Bytes)> {
+        self.0.borrow_mut().made += 1;
+        let (free, total) = self.0.borrow().swap;
+        Ok((Bytes(free), Bytes(total)))
+    }
+    fn pressure(&mut self) -> io::Result<u32> {
+        let mut world = self.0.borrow_mut();
+        world.made += 1;
+        if world.pressure.len() > 1 {
+            Ok(world.pressure.remove(0))
+        } else {
+            world.pressure.first().copied().ok_or(errno(libc::ENOENT))
+        }
+    }
+    fn now(&self) -> Time {
+        Time(100)
+    }
+    fn cpu_ns(&self) -> u64 {
+        self.0.borrow().cpu
+    }
+    fn made(&self) -> u64 {
+        self.0.borrow().made
+    }
+    fn pause(&mut self, _: Duration) {
+        let mut world = self.0.borrow_mut();
+        (world.pauses, world.made) = (world.pauses + 1, world.made + 1);
+        if world.dies_after == Some(world.pauses) {
+            world.owner = ProcKey::default();
+        }
+    }
+    fn node_free(&mut self, _: NodeId) -> io::Result<Bytes> {
+        Err(errno(libc::ENOENT))
+    }
+}
+
+impl Calls for Fake {
     fn advise(&mut self, ranges: &[AddrRange], advice: Advice) -> io::Result<u64> {
         assert!(ranges.len() <= MOST_RANGES && ranges.iter().map(|r| r.end - r.start).sum::<u64>() <= MOST_BYTES);
         let mut world = self.0.borrow_mut();
@@ -145,50 +195,6 @@ impl Calls for Fake {
         }
         marks.push(words.clone());
         Ok((0..words.bits.len()).take_while(|at| words.frame(*at) + 63 <= last).count())
-    }
-    fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
-        if world.owner != PROC {
-            return Err(errno(libc::ESRCH));
-        }
-        world.made += range.pages().0.div_ceil(16_384);
-        let page = |addr| Entry(world.pages.get(&addr).copied().unwrap_or(0));
-        out.extend((range.start..range.end).step_by(PAGE_BYTES as usize).map(page));
-        Ok(())
-    }
-    fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>> {
-        let world = self.0.borrow();
-        Ok((frame..frame + count as u64).map(|f| Flags(world.flags.get(&f).copied().unwrap_or(0))).collect())
-    }
-    fn swap(&mut self) -> io::Result<(Bytes, Bytes)> {
-        self.0.borrow_mut().made += 1;
-        let (free, total) = self.0.borrow().swap;
-        Ok((Bytes(free), Bytes(total)))
-    }
-    fn pressure(&mut self) -> io::Result<u32> {
-        let mut world = self.0.borrow_mut();
-        world.made += 1;
-        if world.pressure.len() > 1 {
-            Ok(world.pressure.remove(0))
-        } else {
-            world.pressure.first().copied().ok_or(errno(libc::ENOENT))
-        }
-    }
-    fn now(&self) -> Time {
-        Time(100)
-    }
-    fn cpu_ns(&self) -> u64 {
-        self.0.borrow().cpu
-    }
-    fn made(&self) -> u64 {
-        self.0.borrow().made
-    }
-    fn pause(&mut self, _: Duration) {
-        let mut world = self.0.borrow_mut();
-        (world.pauses, world.made) = (world.pauses + 1, world.made + 1);
-        if world.dies_after == Some(world.pauses) {
-            world.owner = ProcKey::default();
-        }
     }
 }
 

@@ -114,6 +114,7 @@ const ARM: (&str, &[Way]) = (
         coarse("process_madvise(MADV_COLD): misleads reclaim, passes over locked pages", &[Need::ProcessMadvise]),
     ],
 );
+const PLACE: (&str, &[Way]) = ("place", &[best("sched_setaffinity and move_pages", &[Need::ManyNodes])]);
 const DEACTIVATE: (&str, &[Way]) = ("deactivate", &[best("process_madvise(MADV_COLD)", &[Need::ProcessMadvise])]);
 
 /// The hand that carries out what a policy proposes.
@@ -122,6 +123,7 @@ const fn hand(policy: PolicyId) -> Option<(&'static str, &'static [Way])> {
         PolicyId::Watch => None,
         PolicyId::Arm => Some(ARM),
         PolicyId::Slide | PolicyId::Autocold => Some(PAGE_OUT),
+        PolicyId::Numa => Some(PLACE),
     }
 }
 

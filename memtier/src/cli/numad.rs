@@ -1,21 +1,20 @@
-//! `memtier numad`, and memtier called `numad`: numad's command line, as far as it asks for placement advice.
-//!
-//! Deliberately absent: the options that steer a managing daemon. They are refused in words, for nothing of memtier places
-//! processes yet. docs/numad.md.
+//! `memtier numad`, and memtier called `numad`: numad's command line. It asks for placement advice, steers a numad that runs, or
+//! becomes it. docs/numad.md.
 
 use super::{Cli, Common, Ended, Exit, Trouble, print_json};
-use crate::compat::numad::{
-    self, Choice, Look, Mode, Node, Request, Settings, Unparsable, Unplaceable, choose, figures, node_list,
-};
+use crate::compat::numad::{Advice, Interval, Mode, Options, Order, Request, Settings, Unparsable, Unplaceable};
+use crate::daemon::lock::LockError;
+use crate::daemon::numad::socket::{AskError, Reply, ask};
+use crate::daemon::numad::{Log, Start, StartError};
 use crate::observe::nodes;
+use crate::sys::detach::{Side, detach};
 use crate::sys::files::{ReadError, Root, number_list};
 use crate::vocab::CpuId;
 use clap::{ArgAction, CommandFactory as _};
-use serde::Serialize;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const NAME: &str = "numad";
@@ -24,53 +23,88 @@ const APART: Duration = Duration::from_millis(100);
 const APART_COMPAT: Duration = Duration::from_secs(2);
 /// The version whose command line and arithmetic this is.
 const VERSION: &str = "20150602";
+const PID_FILE: &str = "/var/run/numad.pid";
+const LOG_FILE: &str = "/var/log/numad.log";
 
 const USAGE: &str = "\
-Usage: numad -w CPUS[:MB] [options]
-  -w CPUS[:MB]  print the nodes on which to place so many CPUs (2, 1.5, ...) and so much memory
-  -C 0|1        count inactive file cache as free memory (1)
-  -R CPULIST    leave these CPUs out
-  -t PERCENT    what a second hardware thread of a core is worth (20)
-  -u PERCENT    target utilization (85), of no effect on advice
-  -m PERCENT    target memory locality (90), of no effect on advice
-  -d, -v, -l N  log to standard error: debug, verbose, or level 5, 6, 7
-  -D DIR        obsolete, ignored
-  -h, -V        this text; the version
-  --compat      the original's arithmetic to the digit, and its two seconds
-  --json        the answer with the figures seen and why
-Not yet: -H, -i, -K, -p, -r, -S and -x, which steer a numad that manages processes.";
+Usage: numad <options> ...
+-C 1  to count inactive file cache as available memory (default 1)
+-C 0  to count inactive file cache memory as unavailable (default 1)
+-d for debug logging (same effect as '-l 7')
+-h to print this usage info
+-H <N> to set THP scan_sleep_ms (default 1000)
+-i [<MIN>:]<MAX> to specify interval seconds
+-K 1  to keep interleaved memory spread across nodes (default 0)
+-K 0  to merge interleaved memory to local NUMA nodes (default 0)
+-l <N> to specify logging level (usually 5, 6, or 7 -- default 5)
+-m <N> to specify memory locality target percent (default 90)
+-p <PID> to add PID to inclusion pid list
+-r <PID> to remove PID from explicit pid lists
+-R <CPU_LIST> to reserve some CPUs for non-numad use
+-S 1  to scan all processes (default 1)
+-S 0  to scan only explicit PID list processes (default 1)
+-t <N> to specify thread / logical CPU valuation percent (default 20)
+-u <N> to specify utilization target percent (default 85)
+-v for verbose  (same effect as '-l 6')
+-V to show version info
+-w <CPUs>[:<MBs>] for NUMA node suggestions
+-x <PID> to add PID to exclusion pid list
+--compat for the original's arithmetic to the digit, and nothing put back at the end
+--json with -w, for the answer with the figures seen and why
+--pid-file <FILE>, --log-file <FILE> instead of /var/run/numad.pid and /var/log/numad.log";
 
-/// Say on which NUMA nodes to place a workload: numad's command line (`numad -w`), without a daemon
+/// Place processes on NUMA nodes as numad does, or say where to place one (-w): numad's command line
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true, args_override_self = true)]
 pub struct Args {
-    /// CPUs, with up to two decimals, and MiB to be placed
+    /// Only say where to place so many CPUs, with up to two decimals, and MiB
     #[arg(short = 'w', value_name = "CPUS[:MB]", allow_hyphen_values = true)]
     wanted: Option<String>,
-    /// Whether inactive file cache counts as free memory
-    #[arg(short = 'C', value_name = "0|1", default_value = "1", allow_hyphen_values = true)]
-    cache_is_free: String,
-    /// CPUs to leave out, e.g. 0-1,8
-    #[arg(short = 'R', value_name = "CPULIST", allow_hyphen_values = true)]
-    reserved: Option<String>,
-    /// What a second hardware thread of a core is worth, in percent of a CPU, 0 to 100
-    #[arg(short = 't', value_name = "PERCENT", allow_hyphen_values = true)]
-    smt: Option<String>,
-    /// Target utilization, 10 to 130: accepted, of no effect on advice
-    #[arg(short = 'u', value_name = "PERCENT", allow_hyphen_values = true)]
-    utilization: Option<String>,
-    /// Target memory locality, 50 to 100: accepted, of no effect on advice
+    /// Whether inactive file cache counts as free memory [default: 1]
+    #[arg(short = 'C', value_name = "0|1", allow_hyphen_values = true)]
+    cache_is_free: Option<String>,
+    /// How long khugepaged shall sleep between scans; 0 leaves it [default: 1000]
+    #[arg(short = 'H', value_name = "MS", allow_hyphen_values = true)]
+    thp: Option<String>,
+    /// Seconds between rounds; 0 ends the numad that runs [default: 5:15]
+    #[arg(short = 'i', value_name = "[MIN:]MAX", allow_hyphen_values = true)]
+    interval: Option<String>,
+    /// Whether interleaved memory stays spread [default: 0]
+    #[arg(short = 'K', value_name = "0|1", allow_hyphen_values = true)]
+    keep: Option<String>,
+    /// Percent of its memory that a process shall have on its nodes, 50 to 100 [default: 90]
     #[arg(short = 'm', value_name = "PERCENT", allow_hyphen_values = true)]
     locality: Option<String>,
-    /// Log as numad does, to standard error
+    /// Manage this process too
+    #[arg(short = 'p', value_name = "PID", allow_hyphen_values = true)]
+    include: Vec<String>,
+    /// Take this process from both lists
+    #[arg(short = 'r', value_name = "PID", allow_hyphen_values = true)]
+    remove: Vec<String>,
+    /// CPUs to leave out, e.g. 0-1,8; only at start
+    #[arg(short = 'R', value_name = "CPULIST", allow_hyphen_values = true)]
+    reserved: Option<String>,
+    /// Whether all processes are scanned, or only those of -p [default: 1]
+    #[arg(short = 'S', value_name = "0|1", allow_hyphen_values = true)]
+    scan: Option<String>,
+    /// What a second hardware thread of a core is worth, in percent of a CPU, 0 to 100 [default: 20]
+    #[arg(short = 't', value_name = "PERCENT", allow_hyphen_values = true)]
+    smt: Option<String>,
+    /// Percent of a CPU that shall be used, 10 to 130 [default: 85]
+    #[arg(short = 'u', value_name = "PERCENT", allow_hyphen_values = true)]
+    utilization: Option<String>,
+    /// Leave this process alone
+    #[arg(short = 'x', value_name = "PID", allow_hyphen_values = true)]
+    exclude: Vec<String>,
+    /// Log rounds
     #[arg(short = 'v')]
     verbose: bool,
     /// Log more
     #[arg(short = 'd')]
     debug: bool,
     /// Log level: 5, 6 as -v, 7 as -d
-    #[arg(short = 'l', value_name = "N", default_value = "5", allow_hyphen_values = true)]
-    level: String,
+    #[arg(short = 'l', value_name = "N", allow_hyphen_values = true)]
+    level: Option<String>,
     /// Obsolete, ignored
     #[arg(short = 'D', value_name = "DIR", allow_hyphen_values = true)]
     cpuset: Option<String>,
@@ -83,85 +117,74 @@ pub struct Args {
     /// This text
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
-    /// Reckon and wait exactly as the original, defects included
+    /// Reckon, wait and leave bound exactly as the original, defects included
     #[arg(long)]
     compat: bool,
-    #[command(flatten)]
-    managing: Managing,
+    /// Names the numad that runs
+    #[arg(long, value_name = "FILE", default_value = PID_FILE)]
+    pid_file: PathBuf,
+    /// What it says
+    #[arg(long, value_name = "FILE", default_value = LOG_FILE)]
+    log_file: PathBuf,
     #[arg(hide = true)]
     unexpected: Vec<String>,
 }
 
-/// What only a daemon that places processes could heed.
-#[derive(Debug, clap::Args)]
-struct Managing {
-    #[arg(short = 'H', hide = true, allow_hyphen_values = true)]
-    thp: Option<String>,
-    #[arg(short = 'i', hide = true, allow_hyphen_values = true)]
-    interval: Option<String>,
-    #[arg(short = 'K', hide = true, allow_hyphen_values = true)]
-    keep: Option<String>,
-    #[arg(short = 'p', hide = true, allow_hyphen_values = true)]
-    include: Option<String>,
-    #[arg(short = 'r', hide = true, allow_hyphen_values = true)]
-    remove: Option<String>,
-    #[arg(short = 'S', hide = true, allow_hyphen_values = true)]
-    scan: Option<String>,
-    #[arg(short = 'x', hide = true, allow_hyphen_values = true)]
-    exclude: Option<String>,
-}
-
-impl Managing {
-    /// The first option given.
-    fn given(&self) -> Option<&'static str> {
-        let Self { thp, interval, keep, include, remove, scan, exclude } = self;
-        let all = [("-H", thp), ("-i", interval), ("-K", keep), ("-p", include), ("-r", remove), ("-S", scan), ("-x", exclude)];
-        all.into_iter().find_map(|(name, value)| value.as_ref().map(|_| name))
-    }
-}
-
-/// Why there is no advice. numad has one exit code for all of them, and so has this: 1.
+/// Why there is no advice, and no numad. The original has one exit code for all of them, and so has this: 1.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error(transparent)]
     Unparsable(#[from] Unparsable),
     #[error("Unexpected arg = {0}")]
     Unexpected(String),
+    #[error("Max interval ({max}) must be greater than min interval ({min})")]
+    Interval { min: u64, max: u64 },
+    #[error("THP scan_sleep_ms must be > 9 and < 1000001")]
+    Thp,
     #[error("{USAGE}")]
     Usage,
-    #[error("numad {0}: memtier does not manage placement yet, it only advises: `numad -w CPUS[:MB]` prints the nodes to use")]
-    Managing(&'static str),
     #[error("numad: {0}")]
     Unread(#[from] ReadError),
     #[error("numad: {0}")]
     Unplaceable(#[from] Unplaceable),
+    #[error("numad: {0}")]
+    Ask(#[from] AskError),
+    #[error("numad: the one that runs says: {0}")]
+    Refused(String),
+    #[error("numad: {0}; two that place processes would undo each other: end that one first")]
+    Locked(LockError),
+    #[error("numad: {0}")]
+    Start(StartError),
+    #[error("numad: going to the background: {0}")]
+    Background(io::Error),
+}
+
+impl From<StartError> for Refusal {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Lock(error @ LockError::Held { .. }) => Self::Locked(error),
+            error => Self::Start(error),
+        }
+    }
 }
 
 /// What the options come to.
-struct Order {
-    request: Request,
-    settings: Settings,
-    level: i64,
-}
-
-/// The answer for programs.
-#[derive(Serialize)]
-struct Advice<'a> {
-    nodes: String,
-    request: Request,
-    settings: &'a Settings,
-    sampled_ms: u64,
-    figures: &'a [Node],
-    why: &'a Choice,
+#[derive(Debug)]
+struct Line {
+    /// In the order in which the original sends them.
+    orders: Vec<Order>,
+    /// Of a numad that starts with them, and of advice without one.
+    options: Options,
+    advise: Option<Request>,
 }
 
 pub fn run(common: &Common, args: &Args) -> Ended {
     if args.version && !args.usage {
-        writeln!(std::io::stdout(), "{NAME} version: {VERSION}: memtier {}", env!("CARGO_PKG_VERSION"))?;
+        writeln!(io::stdout(), "{NAME} version: {VERSION}: memtier {}", env!("CARGO_PKG_VERSION"))?;
         return Ok(Exit::Ok);
     }
-    match advise(common, args) {
-        Ok(()) => Ok(Exit::Ok),
+    match carry_out(common, args) {
+        Ok(exit) => Ok(exit),
         Err(error) => match error.downcast::<Refusal>() {
             Ok(refusal) if common.json => Err(Trouble::new(Exit::Failure, refusal)),
             // Word for word what scripts know, with nothing around it.
@@ -174,67 +197,130 @@ pub fn run(common: &Common, args: &Args) -> Ended {
     }
 }
 
-fn advise(common: &Common, args: &Args) -> anyhow::Result<()> {
-    let order = Order::of(args)?;
-    let Order { request, settings, level } = &order;
-    let apart = match settings.mode {
+/// Tells the numad that runs, or does it here.
+fn carry_out(common: &Common, args: &Args) -> anyhow::Result<Exit> {
+    let Line { orders, options, advise } = Line::of(args)?;
+    let run_dir = std::path::absolute(common.run_dir())?;
+    let reply = match (ask(&run_dir, &orders), advise) {
+        (Ok(reply), _) => reply,
+        // Advice can be had without it.
+        (Err(error), Some(_)) => {
+            tracing::warn!(%error, "the numad that runs does not answer");
+            None
+        }
+        (Err(error), None) => return Err(Refusal::from(error).into()),
+    };
+    match (reply, advise) {
+        (Some(reply), _) => {
+            if args.reserved.is_some() {
+                tell(&"numad: -R is of no effect on the one that runs: it is read at start");
+            }
+            match reply {
+                Reply::Heeded => {}
+                Reply::Advice(advice) => answer(common, &advice)?,
+                Reply::Refused(why) => return Err(Refusal::Refused(why).into()),
+            }
+            Ok(Exit::Ok)
+        }
+        (None, Some(request)) => {
+            answer(common, &look(request, &options)?)?;
+            Ok(Exit::Ok)
+        }
+        // There is none to end.
+        (None, None) if options.interval.max == 0 => Ok(Exit::Ok),
+        (None, None) => {
+            let (pid_file, log_file) = (std::path::absolute(&args.pid_file)?, std::path::absolute(&args.log_file)?);
+            Ok(start(Start { run_dir, pid_file, log_file, options, version: VERSION })?)
+        }
+    }
+}
+
+/// Advice without a numad that runs.
+fn look(request: Request, options: &Options) -> Result<Advice, Refusal> {
+    let apart = match options.measure.mode {
         Mode::Repaired => APART,
         Mode::Compat => APART_COMPAT,
     };
-    let look = nodes::look(&Root::host(), apart).map_err(Refusal::from)?;
-    let figures = figures(&look, settings);
-    log(*level, 6, || numad::seen(&figures));
-    log(*level, 7, || vec![numad::asked(*request)]);
-    let choice = choose(&figures, *request, settings.mode).map_err(Refusal::from)?;
-    log(*level, 6, || vec![numad::advised(&choice)]);
-    order.answer(common, &look, &figures, &choice)?;
-    Ok(())
+    let look = nodes::look(&Root::host(), apart)?;
+    let log = Log::stderr(options.level);
+    // The original has a file for what it says unasked; here only who asks is told.
+    Ok(Advice::on(&look, request, &options.measure, |level, line| log.say(level.max(6), line))?)
 }
 
-impl Order {
+/// In the background; on return it answers.
+fn start(start: Start) -> Result<Exit, Refusal> {
+    match detach().map_err(Refusal::Background)? {
+        Side::Starter { up: true } => Ok(Exit::Ok),
+        // It said why.
+        Side::Starter { up: false } => Ok(Exit::Failure),
+        Side::Daemon(detached) => {
+            start.run(detached)?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn answer(common: &Common, advice: &Advice) -> io::Result<()> {
+    if common.json { print_json(advice) } else { writeln!(io::stdout().lock(), "{}", advice.nodes) }
+}
+
+impl Line {
     /// In the order in which numad would stumble.
     fn of(args: &Args) -> Result<Self, Refusal> {
-        let Args { wanted, cache_is_free, reserved, smt, utilization, locality, verbose, debug, level, .. } = args;
-        // `cpuset` and `help` need nothing, `version` was seen to.
-        let Args { cpuset: _, version: _, help: _, usage, compat, managing, unexpected, .. } = args;
-        if *usage {
+        if args.usage {
             return Err(Refusal::Usage);
         }
-        let request = wanted.as_deref().map(str::parse).transpose()?;
-        let smt_percent = smt.as_deref().map_or(Ok(None), |text| in_range(text, 0, 100))?.unwrap_or(Settings::SMT_PERCENT);
-        utilization.as_deref().map_or(Ok(None), |text| in_range(text, 10, 130))?;
-        locality.as_deref().map_or(Ok(None), |text| in_range(text, 50, 100))?;
-        let settings = Settings {
-            mode: if *compat { Mode::Compat } else { Mode::Repaired },
-            inactive_file_is_free: number(cache_is_free)? != 0,
-            smt_percent,
-            reserved: reserved.as_deref().map_or(Ok(BTreeSet::new()), cpus)?,
-        };
-        let level = number(level)?.max(if *debug { 7 } else { 0 }).max(if *verbose { 6 } else { 0 });
-        if let Some(unexpected) = unexpected.first() {
+        let orders = orders(args)?;
+        let reserved = args.reserved.as_deref().map_or(Ok(BTreeSet::new()), cpus)?;
+        if let Some(unexpected) = args.unexpected.first() {
             return Err(Refusal::Unexpected(unexpected.clone()));
         }
-        match (managing.given(), request) {
-            (Some(option), _) => Err(Refusal::Managing(option)),
-            (None, None) => Err(Refusal::Managing("without -w")),
-            (None, Some(request)) => Ok(Self { request, settings, level }),
-        }
+        let mode = if args.compat { Mode::Compat } else { Mode::Repaired };
+        let measure = Settings { mode, reserved, ..Settings::default() };
+        let mut options = Options { measure, ..Options::default() };
+        orders.iter().for_each(|order| options.heed(*order));
+        let advise = orders.iter().find_map(|order| if let Order::Advise(request) = order { Some(*request) } else { None });
+        Ok(Self { orders, options, advise })
     }
+}
 
-    fn answer(&self, common: &Common, look: &Look, figures: &[Node], choice: &Choice) -> std::io::Result<()> {
-        let Self { request, settings, level: _ } = self;
-        let nodes = node_list(&choice.nodes);
-        if !common.json {
-            return writeln!(std::io::stdout().lock(), "{nodes}");
-        }
-        let sampled_ms = look.elapsed.as_millis();
-        print_json(&Advice { nodes, request: *request, settings, sampled_ms, figures, why: choice })
+fn orders(args: &Args) -> Result<Vec<Order>, Refusal> {
+    let Args { cache_is_free, thp, interval: every, keep, level, locality, include, remove, scan, smt, .. } = args;
+    let Args { utilization, wanted, exclude, verbose, debug, .. } = args;
+    let mut orders = Vec::new();
+    orders.extend(given(cache_is_free, |text| Ok(Order::CacheIsFree(flag(text)?)))?);
+    orders.extend(given(thp, |text| Ok(Order::ThpSleep(scan_sleep(text)?)))?);
+    orders.extend(given(every, |text| Ok(Order::Interval(interval(text)?)))?);
+    orders.extend(given(keep, |text| Ok(Order::KeepInterleaved(flag(text)?)))?);
+    let level = given(level, |text| Ok(number(text)?))?.into_iter().chain(debug.then_some(7)).chain(verbose.then_some(6)).max();
+    orders.extend(level.map(Order::Level));
+    orders.extend(given(locality, |text| Ok(in_range(text, 50, 100)?.map(Order::Locality)))?.flatten());
+    for (list, order) in [(include, Order::Include as fn(u32) -> Order), (remove, Order::Remove)] {
+        list.iter().try_for_each(|text| pid(text).map(|pid| orders.push(order(pid))))?;
     }
+    orders.extend(given(scan, |text| Ok(Order::ScanAll(flag(text)?)))?);
+    orders.extend(given(smt, |text| Ok(in_range(text, 0, 100)?.map(Order::Smt)))?.flatten());
+    orders.extend(given(utilization, |text| Ok(in_range(text, 10, 130)?.map(Order::Utilization)))?.flatten());
+    orders.extend(given(wanted, |text| Ok(Order::Advise(text.parse()?)))?);
+    exclude.iter().try_for_each(|text| pid(text).map(|pid| orders.push(Order::Exclude(pid))))?;
+    Ok(orders)
+}
+
+fn given<T>(option: &Option<String>, read: impl Fn(&str) -> Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+    option.as_deref().map(read).transpose()
 }
 
 /// The original takes what is no number for 0; here it is an error.
 fn number(text: &str) -> Result<i64, Unparsable> {
     text.parse().map_err(|_| Unparsable(text.to_owned()))
+}
+
+fn flag(text: &str) -> Result<bool, Unparsable> {
+    Ok(number(text)? != 0)
+}
+
+fn pid(text: &str) -> Result<u32, Unparsable> {
+    text.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| Unparsable(text.to_owned()))
 }
 
 /// Out of range is as good as not given, as in the original.
@@ -243,18 +329,26 @@ fn in_range(text: &str, least: u64, most: u64) -> Result<Option<u64>, Unparsable
     Ok(u64::try_from(number).ok().filter(|n| (least..=most).contains(n)))
 }
 
+fn scan_sleep(text: &str) -> Result<u64, Refusal> {
+    match number(text)? {
+        0 => Ok(0),
+        ms @ 10..=1_000_000 => Ok(ms.unsigned_abs()),
+        _ => Err(Refusal::Thp),
+    }
+}
+
+fn interval(text: &str) -> Result<Interval, Refusal> {
+    let seconds = |part: &str| u64::try_from(number(part)?).map_err(|_| Unparsable(text.to_owned()));
+    let (min, max) = match text.split_once(':') {
+        Some((min, max)) => (seconds(min)?, seconds(max)?),
+        None => (Interval::default().min, seconds(text)?),
+    };
+    if max < min && max != 0 { Err(Refusal::Interval { min, max }) } else { Ok(Interval { min, max }) }
+}
+
 fn cpus(list: &str) -> Result<BTreeSet<CpuId>, Unparsable> {
     let numbers = number_list(list).ok_or_else(|| Unparsable(list.to_owned()))?;
     Ok(numbers.into_iter().map(CpuId).collect())
-}
-
-/// Lines in the original's form. It has a file for them and writes more of them there; here only who asks is told.
-fn log(level: i64, least: i64, lines: impl FnOnce() -> Vec<String>) {
-    if level < least {
-        return;
-    }
-    let now = jiff::Zoned::now().strftime("%a %b %e %H:%M:%S %Y").to_string();
-    lines().iter().for_each(|line| tell(&format_args!("{now}: {line}")));
 }
 
 /// To standard error. Where nobody listens the answer is still due.
@@ -288,27 +382,46 @@ mod tests {
         args.iter().map(OsString::from).collect()
     }
 
-    fn order(options: &[&str]) -> Result<Order, String> {
+    fn order(options: &[&str]) -> Result<Line, String> {
         let cli = Cli::try_parse_from([&["memtier", "numad"], options].concat()).map_err(|e| e.to_string())?;
         let Command::Numad(args) = cli.command else { panic!("another subcommand") };
-        Order::of(&args).map_err(|e| e.to_string())
+        Line::of(&args).map_err(|e| e.to_string())
     }
 
     #[test]
     fn options() {
         let plain = order(&["-w", "4:100"]).expect("in order");
-        assert_eq!((plain.request, plain.level), (Request { cpus: 400, mb: 100 }, 5));
-        let Settings { mode, inactive_file_is_free, smt_percent, reserved } = plain.settings;
-        assert_eq!((mode, inactive_file_is_free, smt_percent, reserved.len()), (Mode::Repaired, true, 20, 0));
+        assert_eq!((plain.advise, plain.options), (Some(Request { cpus: 400, mb: 100 }), Options::default()));
+        let none = order(&[]).expect("in order");
+        assert_eq!((none.orders, none.options, none.advise), (vec![], Options::default(), None));
         let all = ["-C0", "-t", "35", "-u130", "-m", "95", "-R", "0-1,8", "-D", "/cpusets", "-vd", "--compat", "-w1", "-w1.5"];
-        let all = order(&all).expect("in order");
-        assert_eq!((all.request, all.level), (Request { cpus: 150, mb: 0 }, 7));
-        let Settings { mode, inactive_file_is_free, smt_percent, reserved } = all.settings;
+        let more = ["-H", "0", "-i", "1:2", "-K1", "-S0", "-p3", "-p", "4", "-x5", "-x6", "-r4", "-r5"];
+        let all = order(&[&all[..], &more].concat()).expect("in order");
+        let Options {
+            measure,
+            interval,
+            keep_interleaved,
+            locality,
+            utilization,
+            scan_all,
+            included,
+            excluded,
+            level,
+            thp_sleep_ms,
+        } = all.options;
+        assert_eq!((all.advise, level), (Some(Request { cpus: 150, mb: 0 }), 7));
+        let Settings { mode, inactive_file_is_free, smt_percent, reserved } = measure;
         assert_eq!((mode, inactive_file_is_free, smt_percent), (Mode::Compat, false, 35));
         assert_eq!(reserved, [CpuId(0), CpuId(1), CpuId(8)].into());
+        assert_eq!((interval, keep_interleaved, locality, utilization), (Interval { min: 1, max: 2 }, true, 95, 130));
+        // Those to be removed before those to be excluded, as the original sends them.
+        assert_eq!((scan_all, included, excluded, thp_sleep_ms), (false, [3].into(), [5, 6].into(), 0));
         // Out of range is ignored.
         let ignored = order(&["-w1", "-m", "5000", "-u", "9", "-t", "-3", "-l6"]).expect("in order");
-        assert_eq!((ignored.settings.smt_percent, ignored.level), (20, 6));
+        assert_eq!((ignored.options.measure.smt_percent, ignored.options.level, ignored.orders.len()), (20, 6, 2));
+        // What is given alone is sent alone.
+        assert_eq!(order(&["-i", "0"]).expect("in order").orders, [Order::Interval(Interval { min: 5, max: 0 })]);
+        assert_eq!(order(&["-v"]).expect("in order").orders, [Order::Level(6)]);
     }
 
     #[test]
@@ -322,14 +435,16 @@ mod tests {
             (&["-w1", "-R", "0-x"], "Can't parse arg value(s): 0-x"),
             (&["-w1", "more", "yet"], "Unexpected arg = more"),
             (&["-w", "x", "more"], "Can't parse arg value(s): x"),
+            (&["-p", "0"], "Can't parse arg value(s): 0"),
+            (&["-x", "-4"], "Can't parse arg value(s): -4"),
+            (&["-i", "10:5"], "Max interval (5) must be greater than min interval (10)"),
+            (&["-i", "3"], "Max interval (3) must be greater than min interval (5)"),
+            (&["-i", "-3"], "Can't parse arg value(s): -3"),
+            (&["-H", "9"], "THP scan_sleep_ms must be > 9 and < 1000001"),
+            (&["-H", "1000001"], "THP scan_sleep_ms must be > 9 and < 1000001"),
         ] {
             assert_eq!(order(options).err().as_deref(), Some(told), "{options:?}");
         }
-        for options in ["-H0", "-i15", "-i0", "-K1", "-p1", "-r1", "-S0", "-x1"] {
-            let told = order(&["-w1", options]).err().expect(options);
-            assert!(told.starts_with(&format!("numad {}: memtier does not manage placement yet", &options[..2])), "{told}");
-        }
-        assert!(order(&[]).is_err_and(|told| told.contains("without -w") && told.contains("`numad -w CPUS[:MB]`")));
         assert!(order(&["-h"]).is_err_and(|told| told.starts_with("Usage: numad")));
     }
 

@@ -3,7 +3,7 @@
 use super::{Common, Ended, Exit, Trouble, print_json};
 use crate::daemon::boot_id;
 use crate::daemon::client::ClientError;
-use crate::daemon::footprint::{Footprint, Held};
+use crate::daemon::footprint::{Footprint, Held, Setting};
 use crate::daemon::views::Status;
 use crate::ui;
 use std::io::Write as _;
@@ -32,7 +32,12 @@ pub fn run(common: &Common, Args { footprint }: &Args) -> Ended {
             writeln!(out, "no setting of the host is changed")?;
         }
         for Held { setting, old, ours } in held.iter().filter(|_| !common.json) {
-            writeln!(out, "{setting}: {} (was {old:?})", ours.last().map_or("", String::as_str))?;
+            let now = match &setting {
+                Setting::File { .. } => ours.last().cloned().unwrap_or_default(),
+                // Those of one process may differ.
+                Setting::Affinity { .. } => ours.join(" or "),
+            };
+            writeln!(out, "{setting}: {now} (was {old:?})")?;
         }
         return Ok(Exit::Ok);
     }
@@ -46,7 +51,7 @@ pub fn run(common: &Common, Args { footprint }: &Args) -> Ended {
 }
 
 fn left_behind(common: &Common) -> Result<Vec<Held>, Trouble> {
-    let held = Footprint::open(&common.run_dir(), &boot_id()?)?.held().to_vec();
+    let held = Footprint::open(&common.run_dir(), &boot_id()?)?.held();
     let next = if held.is_empty() { "" } else { "; `memtier undo` puts this back" };
     eprintln!("memtier: no daemon answers: this is what the last one left in its footprint{next}");
     Ok(held)

@@ -188,6 +188,23 @@ tables! {
         /// Stop when resident memory is down to this share of resident plus swapped, in percent; 0 takes all cold pages.
         dram_percent: u64 = 0, 0..=100, "0";
     }
+    /// Brings threads and memory of a process together on the nodes that suit it. Only where there is more than one node.
+    numa: Numa {
+        /// Off means that nobody's threads or pages are placed.
+        enabled: bool = true, 0..=1, "false";
+        /// Time between two turns; the end of a walk and of one of its own steps has one at once.
+        period_ms: u64 = 5000, 100..=3600000, "";
+        /// Memory moved between nodes per second at most; budget.moved_mib_per_s holds besides.
+        quota_mib_per_s: u64 = 256, 0..=1048576, "0";
+        /// One step moves at most this much of a process.
+        slice_mib: u64 = 256, 2..=1048576, "";
+        /// Kept free on every node, in thousandths of its memory.
+        node_free_permil: u64 = 20, 0..=1000, "0";
+        /// A move must have paid for itself after this time.
+        amortise_s: u64 = 60, 1..=86400, "";
+        /// A process keeps the nodes it was given at least this long, and no page is moved twice within it.
+        settle_s: u64 = 60, 0..=86400, "0";
+    }
     /// Recording.
     trace: Trace {
         /// Start a new file when this much was written.

@@ -27,6 +27,8 @@ pub struct Target {
     pub floor_mib: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_mib_per_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numa: Option<bool>,
 }
 
 /// What a key of a rule takes, and where it goes. A number arrives inside its range.
@@ -105,12 +107,18 @@ pub(super) static KEYS: &[Key] = &[
         meaning: "This rule's share of budget.moved_mib_per_s; 0 moves nothing.",
         example: "64",
     },
+    Key {
+        name: "numa",
+        kind: Kind::Flag(|t, v| t.numa = Some(v)),
+        meaning: "Place threads and memory of a matching process among nodes (true if absent, unless policy is watch).",
+        example: "false",
+    },
 ];
 
 impl Target {
     /// What makes the rule meaningless, in words; each names what to write instead.
     pub(super) fn faults(&self) -> Vec<String> {
-        let Self { pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s } = self;
+        let Self { pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa } = self;
         let mut faults = Vec::new();
         let texts = [("comm", comm), ("exe", exe), ("cgroup", cgroup), ("unit", unit)];
         if pid.is_none() && uid.is_none() && texts.iter().all(|(_, text)| text.is_none()) {
@@ -130,8 +138,8 @@ impl Target {
         if let Some(unit) = unit.as_deref().filter(|u| !u.is_empty() && !u.contains('.')) {
             faults.push(format!("target.unit needs the suffix of the unit: \"{unit}.service\"?"));
         }
-        if *exclude && (policy.is_some() || floor_mib.is_some() || moved_mib_per_s.is_some()) {
-            faults.push("target.exclude contradicts policy, floor_mib and moved_mib_per_s: keep one side".to_owned());
+        if *exclude && (policy.is_some() || floor_mib.is_some() || moved_mib_per_s.is_some() || numa.is_some()) {
+            faults.push("target.exclude contradicts policy, floor_mib, moved_mib_per_s and numa: keep one side".to_owned());
         }
         faults
     }

@@ -42,7 +42,7 @@ impl Live {
                 }
                 Err(refusal) => Err(refusal),
             },
-            Query::Footprint => json(&self.footprint.held()),
+            Query::Footprint => json(&self.footprint.lock().held()),
             Query::Facts => json(self.governor.facts()),
             Query::Config => json(&config::canonical(self.governor.config())),
             Query::Metrics => {
@@ -64,7 +64,8 @@ impl Live {
     fn pause(&mut self, by: &str) -> Answer {
         self.hold(by);
         let paused = "paused: nothing is paged out or armed until `memtier resume`; walks go on";
-        match self.footprint.pause(by) {
+        let kept = self.footprint.lock().pause(by);
+        match kept {
             Ok(()) => done(format!("{paused}. A restart changes nothing about that")),
             Err(error) => done(format!("{paused}. A restart would END it: {error}")),
         }
@@ -77,7 +78,8 @@ impl Live {
 
     /// A daemon that was paused and is started anew does not act behind the operator's back.
     pub(super) fn stay_paused(&mut self) {
-        if let Some(by) = self.footprint.paused() {
+        let paused = self.footprint.lock().paused();
+        if let Some(by) = paused {
             tracing::warn!(by, "paused before this start: nothing is paged out or armed until `memtier resume`");
             self.hold(&by);
         }
@@ -86,7 +88,8 @@ impl Live {
     fn resume(&mut self, by: &str) -> Answer {
         self.take(Event::Request(Request::Resume { by: by.to_owned() }));
         self.wiring.hands.stop(false);
-        match self.footprint.resume() {
+        let ended = self.footprint.lock().resume();
+        match ended {
             Ok(()) => done("resumed"),
             Err(error) => done(format!("resumed, but the next start will be paused again: {error}")),
         }
@@ -240,7 +243,7 @@ impl Live {
             brakes: brakes.map(|hold| format!("since {}: {}", hold.since, hold.what)).collect(),
             idles: journal.idles().map(|idle| idle.what.clone()).collect(),
             log,
-            footprint: self.footprint.held().to_vec(),
+            footprint: self.footprint.lock().held(),
             own: self.own(),
         }
     }

@@ -1,7 +1,8 @@
 //! From steps to outcomes, exactly one each, whatever happens to the hand.
 //!
-//! Two hands, a thread each: one walks page tables, one at a time, the other does everything else. A step travels with a
-//! ticket that keeps a place in the event stream; when a hand dies, its tickets die with it and say so there.
+//! Three hands, a thread each: one walks page tables, one clears bits and pages out, one places. A bind or a move of pages
+//! may take seconds, and arming must not wait for it. A step travels with a ticket that keeps a place in the event stream;
+//! when a hand dies, its tickets die with it and say so there.
 //!
 //! Deliberately absent: retries, and any choice of what to do. A step leaves none.
 
@@ -72,18 +73,27 @@ type Revoked = Arc<Mutex<BTreeMap<ProcKey, Time>>>;
 /// No step is older than this when its turn comes.
 const REVOKED_FOR: Span = Span::from_secs(120);
 
+/// One of each kind.
+pub struct Three {
+    pub walker: Hand,
+    pub hands: Hand,
+    pub placer: Hand,
+}
+
 /// The hands, and what they still owe.
 #[derive(Debug)]
 pub struct Dispatch {
     walker: mpsc::SyncSender<Job>,
     hands: mpsc::SyncSender<Job>,
+    placer: mpsc::SyncSender<Job>,
     open: BTreeSet<StepId>,
     revoked: Revoked,
     stopping: Arc<AtomicBool>,
 }
 
 impl Dispatch {
-    pub fn new(walker: Hand, hands: Hand, inlet: &Inlet, runtime: &Handle) -> io::Result<Self> {
+    pub fn new(three: Three, inlet: &Inlet, runtime: &Handle) -> io::Result<Self> {
+        let Three { walker, hands, placer } = three;
         let (stopping, revoked) = (Arc::new(AtomicBool::new(false)), Revoked::default());
         let start = |name: &str, hand| {
             let (to, from) = mpsc::sync_channel(QUEUE);
@@ -96,6 +106,7 @@ impl Dispatch {
         Ok(Self {
             walker: start("memtier-walker", walker)?,
             hands: start("memtier-hands", hands)?,
+            placer: start("memtier-placer", placer)?,
             open: BTreeSet::new(),
             revoked,
             stopping,
@@ -112,6 +123,7 @@ impl Dispatch {
         let to = match step.action {
             Action::Scan { .. } => &self.walker,
             Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => &self.hands,
+            Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => &self.placer,
         };
         match to.try_send(Job { step, ticket }) {
             Ok(()) => {}
@@ -190,6 +202,12 @@ fn told(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic")
 }
 
+impl std::fmt::Debug for Three {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Three").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job").field("step", &self.step.id).finish_non_exhaustive()
@@ -211,6 +229,14 @@ mod tests {
             by: PolicyId::Watch,
             reason: Reason::new(Rule::ScanDue),
         }
+    }
+
+    fn obeys() -> Hand {
+        Box::new(|step, _| ended(step.id, Time::ZERO, End::Done))
+    }
+
+    fn with(walker: Hand) -> Three {
+        Three { walker, hands: obeys(), placer: obeys() }
     }
 
     async fn outcomes(intake: &mut Intake, dispatch: &mut Dispatch, count: usize) -> Vec<Event> {
@@ -235,8 +261,7 @@ mod tests {
                 ended(step.id, Time::ZERO, End::Done)
             }
         });
-        let hands: Hand = Box::new(|step, _| ended(step.id, Time::ZERO, End::Done));
-        let mut dispatch = Dispatch::new(walker, hands, &intake.inlet(), &Handle::current()).expect("threads");
+        let mut dispatch = Dispatch::new(with(walker), &intake.inlet(), &Handle::current()).expect("threads");
         for (index, guards, expires) in
             [(0, vec![], Time::MAX), (1, vec![], Time::MAX), (2, vec![], Time::ZERO), (3, vec![Guard::DryRun], Time::MAX)]
         {
@@ -271,9 +296,21 @@ mod tests {
             let _ = held.recv();
             ended(step.id, Time::ZERO, End::Done)
         });
-        let hands: Hand = Box::new(|step, _| ended(step.id, Time::ZERO, End::Done));
-        let dispatch = Dispatch::new(walker, hands, &intake.inlet(), &Handle::current()).expect("threads");
+        let dispatch = Dispatch::new(with(walker), &intake.inlet(), &Handle::current()).expect("threads");
         (intake, dispatch, release)
+    }
+
+    #[tokio::test]
+    async fn placing_waits_for_no_other_hand() {
+        let (mut intake, mut dispatch, release) = hung();
+        dispatch.submit(step(0, vec![], Time::MAX), &mut intake);
+        let proc = ProcKey { pid: 1, start: 1 };
+        let bind = Action::Bind { proc, cpus: vec![crate::vocab::CpuId(0)] };
+        dispatch.submit(Step { action: bind, ..step(1, vec![], Time::MAX) }, &mut intake);
+        let first = outcomes(&mut intake, &mut dispatch, 1).await;
+        assert!(matches!(&first[..], [Event::Outcome(outcome)] if outcome.step.index == 1), "{first:?}");
+        drop(release);
+        assert_eq!(outcomes(&mut intake, &mut dispatch, 1).await.len(), 1);
     }
 
     #[tokio::test]
@@ -319,8 +356,7 @@ mod tests {
         for _ in 0..5000 {
             inlet.offer(Source::Procs, Event::Sight { source: Source::Procs });
         }
-        let hand = || -> Hand { Box::new(|step, _| ended(step.id, Time::ZERO, End::Done)) };
-        let mut dispatch = Dispatch::new(hand(), hand(), &inlet, &Handle::current()).expect("threads");
+        let mut dispatch = Dispatch::new(with(obeys()), &inlet, &Handle::current()).expect("threads");
         for index in 0..6000 {
             dispatch.submit(step(index, vec![], Time::MAX.saturating_sub(Time(Span::from_secs(1).0))), &mut intake);
         }

@@ -8,15 +8,31 @@
 //! Form: one line per entry, CRC-32 of the JSON in eight hex digits, a space, the JSON. What follows the first bad
 //! line is a torn tail: it was never acted on, because the sync came first.
 //!
-//! Deliberately absent: what is changed and when (daemon/settings), effects that vanish with the process, page-outs
+//! Where threads may run is such a setting, too: what each of a process's tasks had is one entry for all that are bound at a
+//! time, and daemon/unbind gives it back.
+//!
+//! The daemon's loop and the hand that binds share it: one lock is held from the entry in the log to the change, and nobody
+//! undoes anything in between.
+//!
+//! Deliberately absent: what is changed and when (daemon/settings, act/bind), effects that vanish with the process, page-outs
 //! (paged-out memory comes back on touch).
 
+use super::unbind::{Threads, unbind};
+use crate::act::{Diary, Former};
+use crate::compat::numad::list;
+use crate::sys::affinity::CpuMask;
+use crate::vocab::ProcKey;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A log longer than this is written anew when most of it is void.
+const LOG_MOST: u64 = 1 << 20;
 
 /// Something on the host that keeps its value when the daemon is gone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,20 +40,32 @@ use std::path::{Path, PathBuf};
 pub enum Setting {
     /// A value in sysfs, procfs or a cgroup directory.
     File { path: PathBuf },
+    /// The CPUs that tasks of a process may run on.
+    Affinity { proc: ProcKey, tasks: Vec<u32> },
 }
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path } => path.display().fmt(f),
+            Self::Affinity { proc, tasks } => match tasks.as_slice() {
+                [task] => write!(f, "CPUs of {proc} (task {task})"),
+                tasks => {
+                    let all = list(tasks.iter().copied());
+                    // Ranges, as long as a line holds them.
+                    let shown = all.char_indices().filter(|(_, c)| *c == ',').nth(7).map_or(all.as_str(), |(at, _)| &all[..at]);
+                    let more = if shown.len() < all.len() { ",..." } else { "" };
+                    write!(f, "CPUs of {proc} ({} tasks: {shown}{more})", tasks.len())
+                }
+            },
         }
     }
 }
 
-/// Reads and writes settings: the host's, or a table in a test.
+/// Reads and writes values in files: the host's, or a table in a test.
 pub trait Settings {
-    fn read(&self, setting: &Setting) -> io::Result<String>;
-    fn write(&mut self, setting: &Setting, value: &str) -> io::Result<()>;
+    fn read(&self, path: &Path) -> io::Result<String>;
+    fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
 }
 
 /// The settings of the running kernel.
@@ -45,16 +73,12 @@ pub trait Settings {
 pub struct HostSettings;
 
 impl Settings for HostSettings {
-    fn read(&self, setting: &Setting) -> io::Result<String> {
-        match setting {
-            Setting::File { path } => Ok(chosen(&std::fs::read_to_string(path)?).to_owned()),
-        }
+    fn read(&self, path: &Path) -> io::Result<String> {
+        Ok(chosen(&std::fs::read_to_string(path)?).to_owned())
     }
-    fn write(&mut self, setting: &Setting, value: &str) -> io::Result<()> {
-        match setting {
-            // No O_CREAT: a setting that does not exist must not become a plain file.
-            Setting::File { path } => OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes()),
-        }
+    fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
+        // No O_CREAT: a setting that does not exist must not become a plain file.
+        OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
     }
 }
 
@@ -86,7 +110,7 @@ pub struct Held {
 }
 
 /// What became of one held setting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Restored,
@@ -143,6 +167,21 @@ enum Entry {
     },
     /// Not ours any more.
     Released(Setting),
+    /// Tasks of a process are to be bound.
+    Bound {
+        proc: ProcKey,
+        #[serde(flatten)]
+        former: Former,
+    },
+    /// The process is not bound any more.
+    Unbound(ProcKey),
+}
+
+/// What a log says is held.
+#[derive(Debug, Default)]
+struct Kept {
+    files: Vec<Held>,
+    bound: BTreeMap<ProcKey, Former>,
 }
 
 /// The undo log and what it says is held.
@@ -150,9 +189,35 @@ enum Entry {
 pub struct Footprint {
     path: PathBuf,
     boot: String,
-    held: Vec<Held>,
+    kept: Kept,
     /// Length of the sound part of the log; 0: no log, or one of an earlier boot.
     sound: u64,
+    /// Everything was put back for good: nothing may be changed any more.
+    closed: bool,
+}
+
+/// The footprint, for the loop and the hand that binds.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<Mutex<Footprint>>);
+
+impl Shared {
+    #[must_use]
+    pub fn new(footprint: Footprint) -> Self {
+        Self(Arc::new(Mutex::new(footprint)))
+    }
+    /// Held for as long as a batch of threads takes to bind, and an entry to be synced: a millisecond.
+    pub fn lock(&self) -> MutexGuard<'_, Footprint> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Diary for Shared {
+    fn former(&mut self, proc: ProcKey, parent: Option<ProcKey>) -> Former {
+        self.lock().former(proc, parent)
+    }
+    fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()> {
+        self.lock().keep(proc, more, change)
+    }
 }
 
 impl Footprint {
@@ -164,8 +229,8 @@ impl Footprint {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(FootprintError::Log { what: "cannot read", path, source }),
         };
-        let (held, sound) = fold(&bytes, boot);
-        Ok(Self { path, boot: boot.to_owned(), held, sound })
+        let (kept, sound) = fold(&bytes, boot);
+        Ok(Self { path, boot: boot.to_owned(), kept, sound, closed: false })
     }
 
     /// Who paused memtier, here or in an earlier run: a pause lasts until somebody ends it. In doubt it lasts.
@@ -204,60 +269,133 @@ impl Footprint {
         self.path.with_file_name("paused")
     }
 
-    /// What is held, oldest first.
+    /// What is held: files, oldest first, then tasks by what they had.
     #[must_use]
-    pub fn held(&self) -> &[Held] {
-        &self.held
+    pub fn held(&self) -> Vec<Held> {
+        let mut held = self.kept.files.clone();
+        for (proc, former) in &self.kept.bound {
+            let mut by_mask: BTreeMap<&CpuMask, Vec<u32>> = BTreeMap::new();
+            former.tasks.iter().for_each(|(task, mask)| by_mask.entry(mask).or_default().push(task.tid));
+            let ours: Vec<String> = former.gave.iter().map(CpuMask::to_string).collect();
+            held.extend(by_mask.into_iter().map(|(mask, tasks)| Held {
+                setting: Setting::Affinity { proc: *proc, tasks },
+                old: mask.to_string(),
+                ours: ours.clone(),
+            }));
+        }
+        held
+    }
+
+    /// Files that are changed, oldest first.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.kept.files.iter().filter_map(|held| match &held.setting {
+            Setting::File { path } => Some(path.as_path()),
+            Setting::Affinity { .. } => None,
+        })
+    }
+
+    /// Processes that are bound.
+    pub fn bound(&self) -> impl Iterator<Item = ProcKey> {
+        self.kept.bound.keys().copied()
     }
 
     /// Changes a setting, after the log knows how to put it back.
-    pub fn change(&mut self, host: &mut impl Settings, setting: &Setting, new: &str) -> Result<(), FootprintError> {
-        let failed = |what| move |source| FootprintError::Setting { what, setting: setting.clone(), source };
-        let old = host.read(setting).map_err(failed("read"))?;
+    pub fn change(&mut self, host: &mut impl Settings, path: &Path, new: &str) -> Result<(), FootprintError> {
+        let setting = Setting::File { path: path.to_owned() };
+        let failed = |what| {
+            let setting = setting.clone();
+            move |source| FootprintError::Setting { what, setting, source }
+        };
+        let old = host.read(path).map_err(failed("read"))?;
         if old == new {
             return Ok(());
         }
         // Whoever changed it after us is right, and takes it over.
-        if self.held.iter().any(|held| held.setting == *setting && held.old != old && !held.ours.contains(&old)) {
-            return self.append(&Entry::Released(setting.clone()));
+        if self.kept.files.iter().any(|held| held.setting == setting && held.old != old && !held.ours.contains(&old)) {
+            return self.append(Entry::Released(setting));
         }
-        self.append(&Entry::Change { setting: setting.clone(), old: old.clone(), new: new.to_owned() })?;
-        if let Err(source) = host.write(setting, new) {
+        self.append(Entry::Change { setting: setting.clone(), old: old.clone(), new: new.to_owned() })?;
+        if let Err(source) = host.write(path, new) {
             // Settles whether anything changed, and forgets what did not.
-            self.restore(host, setting)?;
+            self.restore(host, path)?;
             return Err(failed("write")(source));
         }
-        let reads = host.read(setting).map_err(failed("read back"))?;
+        let reads = host.read(path).map_err(failed("read back"))?;
         if reads != new {
-            self.append(&Entry::ReadsAs { setting: setting.clone(), value: reads })?;
+            self.append(Entry::ReadsAs { setting, value: reads })?;
         }
         Ok(())
     }
 
     /// Puts one setting back; nothing to say when it is not held.
-    pub fn restore(&mut self, host: &mut impl Settings, setting: &Setting) -> Result<Option<Undone>, FootprintError> {
-        let Some(Held { old, ours, .. }) = self.held.iter().find(|held| held.setting == *setting).cloned() else { return Ok(None) };
+    pub fn restore(&mut self, host: &mut impl Settings, path: &Path) -> Result<Option<Undone>, FootprintError> {
+        let setting = Setting::File { path: path.to_owned() };
+        let Some(Held { old, ours, .. }) = self.kept.files.iter().find(|held| held.setting == setting).cloned() else {
+            return Ok(None);
+        };
         let failed = |error: io::Error| Verdict::Failed { why: error.to_string() };
-        let verdict = match host.read(setting) {
+        let verdict = match host.read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Gone,
             Err(error) => failed(error),
             Ok(present) if present == old => Verdict::WasOld,
             Ok(present) if !ours.contains(&present) => Verdict::LeftAlone { present },
-            Ok(_) => host.write(setting, &old).map_or_else(failed, |()| Verdict::Restored),
+            Ok(_) => host.write(path, &old).map_or_else(failed, |()| Verdict::Restored),
         };
         if !matches!(verdict, Verdict::Failed { .. }) {
-            self.append(&Entry::Released(setting.clone()))?;
+            self.append(Entry::Released(setting.clone()))?;
         }
-        Ok(Some(Undone { setting: setting.clone(), old, verdict }))
+        Ok(Some(Undone { setting, old, verdict }))
+    }
+
+    /// What is kept of a process; of one that was born bound, what its parent had.
+    #[must_use]
+    pub fn former(&self, proc: ProcKey, parent: Option<ProcKey>) -> Former {
+        let bound = &self.kept.bound;
+        let handed_down = |parent| bound.get(&parent).filter(|former| former.since <= proc.start);
+        match (bound.get(&proc), parent.and_then(handed_down)) {
+            (Some(former), _) => former.clone(),
+            (None, Some(former)) => Former { tasks: BTreeMap::new(), ..former.clone() },
+            (None, None) => Former::default(),
+        }
+    }
+
+    /// Keeps more of a process before `change` changes it.
+    pub fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::other("all was put back already"));
+        }
+        let known = self.kept.bound.get(&proc);
+        let news = known
+            .is_none_or(|known| !more.gave.is_subset(&known.gave) || more.tasks.keys().any(|task| !known.tasks.contains_key(task)));
+        if news {
+            self.append(Entry::Bound { proc, former: more }).map_err(io::Error::other)?;
+        }
+        change();
+        Ok(())
+    }
+
+    /// Lets a process, and those that were born bound by it, run where they could before.
+    pub fn unbind(&mut self, host: &mut impl Threads, proc: ProcKey) -> Result<Vec<Undone>, FootprintError> {
+        let Some(former) = self.kept.bound.get(&proc) else { return Ok(Vec::new()) };
+        let told = unbind(host, proc, former, |heir| self.kept.bound.contains_key(&heir));
+        if !told.iter().any(|undone| matches!(undone.verdict, Verdict::Failed { .. })) {
+            self.append(Entry::Unbound(proc))?;
+        }
+        Ok(told)
     }
 
     /// Puts everything back, newest first, and removes the log when nothing is held any more.
-    pub fn undo(&mut self, host: &mut impl Settings) -> Result<Vec<Undone>, FootprintError> {
+    pub fn undo(&mut self, host: &mut (impl Settings + Threads)) -> Result<Vec<Undone>, FootprintError> {
         let mut told = Vec::new();
-        for setting in self.held.iter().rev().map(|held| held.setting.clone()).collect::<Vec<_>>() {
-            told.extend(self.restore(host, &setting)?);
+        for proc in self.bound().collect::<Vec<_>>() {
+            told.extend(self.unbind(host, proc)?);
         }
-        if self.held.is_empty() {
+        let mut files: Vec<PathBuf> = self.files().map(Path::to_owned).collect();
+        files.reverse();
+        for path in files {
+            told.extend(self.restore(host, &path)?);
+        }
+        if self.kept.is_empty() {
             match std::fs::remove_file(&self.path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(FootprintError::Log { what: "cannot remove", path: self.path.clone(), source });
@@ -268,28 +406,62 @@ impl Footprint {
         Ok(told)
     }
 
+    /// From now on nothing is changed any more: a hand that comes late finds the door shut.
+    pub const fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// Adds one entry and waits until it is on the medium; then, and only then, it counts.
-    fn append(&mut self, entry: &Entry) -> Result<(), FootprintError> {
+    fn append(&mut self, entry: Entry) -> Result<(), FootprintError> {
         let mut bytes = Vec::new();
         if self.sound == 0 {
             line(&mut bytes, &Entry::Boot(self.boot.clone()));
         }
-        line(&mut bytes, entry);
+        line(&mut bytes, &entry);
         let written = || -> io::Result<()> {
             let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
             // Cuts off a torn tail, or a log of an earlier boot.
             file.set_len(self.sound)?;
             file.write_all(&bytes)?;
             file.sync_data()?;
-            if self.sound == 0 {
-                self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
-            }
-            Ok(())
+            if self.sound == 0 { self.sync_dir() } else { Ok(()) }
         };
         written().map_err(|source| FootprintError::Log { what: "cannot append to", path: self.path.clone(), source })?;
         self.sound += bytes.len() as u64;
-        apply(&mut self.held, entry.clone());
+        self.kept.apply(entry);
+        if self.sound > LOG_MOST { self.renew() } else { Ok(()) }
+    }
+
+    /// Writes the log anew, with what is held and nothing else, if that is far less.
+    fn renew(&mut self) -> Result<(), FootprintError> {
+        let mut bytes = Vec::new();
+        line(&mut bytes, &Entry::Boot(self.boot.clone()));
+        for Held { setting, old, ours } in &self.kept.files {
+            for new in ours {
+                line(&mut bytes, &Entry::Change { setting: setting.clone(), old: old.clone(), new: new.clone() });
+            }
+        }
+        for (&proc, former) in &self.kept.bound {
+            line(&mut bytes, &Entry::Bound { proc, former: former.clone() });
+        }
+        if bytes.len() as u64 > self.sound / 2 {
+            return Ok(());
+        }
+        let fresh = self.path.with_file_name("footprint.new");
+        let written = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            std::fs::rename(&fresh, &self.path)?;
+            self.sync_dir()
+        };
+        written().map_err(|source| FootprintError::Log { what: "cannot renew", path: self.path.clone(), source })?;
+        self.sound = bytes.len() as u64;
         Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     }
 }
 
@@ -299,21 +471,21 @@ fn line(out: &mut Vec<u8>, entry: &Entry) {
 }
 
 /// What the log holds, and how much of it is sound.
-fn fold(bytes: &[u8], boot: &str) -> (Vec<Held>, u64) {
-    let (mut held, mut sound) = (Vec::new(), 0);
+fn fold(bytes: &[u8], boot: &str) -> (Kept, u64) {
+    let (mut kept, mut sound) = (Kept::default(), 0);
     for (number, text) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
         let Some(entry) = parse(text) else { break };
         if let Entry::Boot(of) = &entry {
             if of != boot {
-                return (Vec::new(), 0);
+                return (Kept::default(), 0);
             }
         } else if number == 0 {
             break;
         }
-        apply(&mut held, entry);
+        kept.apply(entry);
         sound += text.len() as u64;
     }
-    (held, sound)
+    (kept, sound)
 }
 
 fn parse(line: &[u8]) -> Option<Entry> {
@@ -323,25 +495,37 @@ fn parse(line: &[u8]) -> Option<Entry> {
     (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
 }
 
-fn apply(held: &mut Vec<Held>, entry: Entry) {
-    match entry {
-        Entry::Boot(_) => {}
-        Entry::Change { setting, old, new } => match held.iter_mut().find(|h| h.setting == setting) {
-            Some(known) => known.ours.push(new),
-            None => held.push(Held { setting, old, ours: vec![new] }),
-        },
-        Entry::ReadsAs { setting, value } => {
-            if let Some(known) = held.iter_mut().find(|h| h.setting == setting) {
-                known.ours.push(value);
+impl Kept {
+    fn is_empty(&self) -> bool {
+        let Self { files, bound } = self;
+        files.is_empty() && bound.is_empty()
+    }
+
+    fn apply(&mut self, entry: Entry) {
+        let Self { files, bound } = self;
+        match entry {
+            Entry::Boot(_) => {}
+            Entry::Change { setting, old, new } => match files.iter_mut().find(|h| h.setting == setting) {
+                Some(known) => known.ours.push(new),
+                None => files.push(Held { setting, old, ours: vec![new] }),
+            },
+            Entry::ReadsAs { setting, value } => {
+                if let Some(known) = files.iter_mut().find(|h| h.setting == setting) {
+                    known.ours.push(value);
+                }
             }
+            Entry::Released(setting) => files.retain(|h| h.setting != setting),
+            Entry::Bound { proc, former } => bound.entry(proc).or_default().add(former),
+            Entry::Unbound(proc) => drop(bound.remove(&proc)),
         }
-        Entry::Released(setting) => held.retain(|h| h.setting != setting),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::unbind::Looked;
+    use crate::sys::tasks::Task;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -349,17 +533,23 @@ mod tests {
     struct Table(BTreeMap<String, String>);
 
     impl Settings for Table {
-        fn read(&self, setting: &Setting) -> io::Result<String> {
-            self.0.get(&setting.to_string()).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        fn read(&self, path: &Path) -> io::Result<String> {
+            self.0.get(&path.display().to_string()).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
         }
-        fn write(&mut self, setting: &Setting, value: &str) -> io::Result<()> {
-            *self.0.get_mut(&setting.to_string()).ok_or(io::ErrorKind::NotFound)? = value.to_owned();
+        fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
+            *self.0.get_mut(&path.display().to_string()).ok_or(io::ErrorKind::NotFound)? = value.to_owned();
             Ok(())
         }
     }
 
-    fn file(name: &str) -> Setting {
-        Setting::File { path: name.into() }
+    /// Nobody is bound here.
+    impl Threads for Table {
+        fn pass(&mut self, _: ProcKey, _: &mut dyn FnMut(&Task) -> Option<CpuMask>) -> io::Result<Option<Vec<Looked>>> {
+            Ok(None)
+        }
+        fn processes(&mut self) -> io::Result<Vec<(ProcKey, u32)>> {
+            Ok(Vec::new())
+        }
     }
 
     fn table() -> Table {
@@ -394,7 +584,7 @@ mod tests {
         let mut host = table();
         let mut foot = Footprint::open(dir.path(), "boot").expect("empty");
         for (name, new) in [("s0", "a"), ("s1", "b"), ("s0", "c"), ("s2", "d")] {
-            foot.change(&mut host, &file(name), new).expect("change");
+            foot.change(&mut host, Path::new(name), new).expect("change");
         }
         host.0.insert("s1".into(), "theirs".into());
         host.0.remove("s2");
@@ -413,7 +603,7 @@ mod tests {
     fn a_log_of_another_boot_is_void() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut host = table();
-        Footprint::open(dir.path(), "boot").expect("open").change(&mut host, &file("s0"), "new").expect("change");
+        Footprint::open(dir.path(), "boot").expect("open").change(&mut host, Path::new("s0"), "new").expect("change");
         let mut foot = Footprint::open(dir.path(), "reboot").expect("open");
         assert_eq!(foot.undo(&mut host).expect("undo"), []);
         assert_eq!(host.0["s0"], "new");
@@ -424,15 +614,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         struct Frozen;
         impl Settings for Frozen {
-            fn read(&self, _: &Setting) -> io::Result<String> {
+            fn read(&self, _: &Path) -> io::Result<String> {
                 Ok("old".into())
             }
-            fn write(&mut self, _: &Setting, _: &str) -> io::Result<()> {
+            fn write(&mut self, _: &Path, _: &str) -> io::Result<()> {
                 Err(io::ErrorKind::PermissionDenied.into())
             }
         }
         let mut foot = Footprint::open(dir.path(), "boot").expect("open");
-        let told = foot.change(&mut Frozen, &file("s0"), "new").expect_err("frozen").to_string();
+        let told = foot.change(&mut Frozen, Path::new("s0"), "new").expect_err("frozen").to_string();
         assert!(told.starts_with("cannot write s0"), "{told}");
         assert_eq!(foot.held(), []);
     }
@@ -447,7 +637,7 @@ mod tests {
             let mut foot = Footprint::open(dir.path(), "boot").expect("open");
             for (i, (name, value)) in changes.iter().enumerate() {
                 let before = (host.clone(), std::fs::read(&log).unwrap_or_default().len());
-                foot.change(&mut host, &file(&format!("s{name}")), &format!("v{value}")).expect("change");
+                foot.change(&mut host, Path::new(&format!("s{name}")), &format!("v{value}")).expect("change");
                 if i == stop {
                     // Killed inside this change, before its write: only part of its entry is there.
                     let bytes = std::fs::read(&log).unwrap_or_default();

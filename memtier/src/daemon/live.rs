@@ -5,7 +5,7 @@
 
 use super::control::{Ask, Door};
 use super::dispatch::Dispatch;
-use super::footprint::{Footprint, HostSettings};
+use super::footprint::{HostSettings, Shared};
 use super::ingest::Intake;
 use super::log::Log;
 use super::metrics::Tally;
@@ -36,6 +36,10 @@ use tokio::sync::{broadcast, mpsc};
 const BATCH: usize = 256;
 /// Housekeeping: kill -9 loses at most this much of a recording.
 const TICK: Duration = Duration::from_secs(1);
+/// A process that is no older than this may have been small when last looked at.
+const YOUNG: Span = Span::from_secs(60);
+/// A look takes 60 us and more.
+const MOST_YOUNG: usize = 64;
 /// All processes are looked at this often, for those that grew without fork or exec.
 const SWEEP: Span = Span::from_secs(60);
 /// How long the hands get to come back when the daemon stops. Page-outs stop at their next slice.
@@ -76,11 +80,13 @@ pub struct Live {
     /// Processes that somebody asked to have watched for as long as they live; whoever gets their pids later is not meant.
     pub(super) watched: BTreeSet<ProcKey>,
     pub(super) recorder: Recorder,
-    pub(super) footprint: Footprint,
+    pub(super) footprint: Shared,
     pub(super) tally: Tally,
     pub(super) waiting: Vec<Waiting>,
     /// Steps under way.
     open: BTreeMap<StepId, Action>,
+    /// Bound processes that nothing wanted bound at the last tick.
+    unwanted: BTreeSet<ProcKey>,
     asks: mpsc::Receiver<Ask>,
     door: Door,
     log: Log,
@@ -96,7 +102,7 @@ pub struct Parts {
     pub wiring: Wiring,
     pub setup: Setup,
     pub recorder: Recorder,
-    pub footprint: Footprint,
+    pub footprint: Shared,
     pub log: Log,
     pub used: usage::Ledger,
 }
@@ -123,6 +129,7 @@ impl Live {
             tally: Tally::default(),
             waiting: Vec::new(),
             open: BTreeMap::new(),
+            unwanted: BTreeSet::new(),
             asks,
             door: door.clone(),
             log,
@@ -218,7 +225,8 @@ impl Live {
                 | Sample::Pressure(_)
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
-                | Sample::Cgroup(_),
+                | Sample::Cgroup(_)
+                | Sample::Nodes(_),
             )
             | Event::Facts(_)
             | Event::Config(_)
@@ -237,7 +245,12 @@ impl Live {
                 self.wiring.procs.refresh([proc]);
                 self.walked(proc, outcome);
             }
-            Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {
+            Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. } => {
                 self.log.say(outcome.ended, format!("{} {outcome}", outcome.ended));
                 self.used.note(self.governor.ledger().used().swap_written, outcome.ended);
             }
@@ -284,7 +297,7 @@ impl Live {
         self.take(Event::Config(config::canonical(&config)));
         self.wiring.hands.tune(&config.arm);
         self.door.group_acts.store(config.daemon.group_acts, Ordering::Relaxed);
-        settings::apply(&mut self.footprint, &config);
+        settings::apply(&mut self.footprint.lock(), &config);
     }
 
     /// Reads the configuration anew; the old one stays if anything is wrong with it. Says whether it is another one.
@@ -307,12 +320,48 @@ impl Live {
             self.swept = now;
             self.wiring.procs.sweep();
         }
+        self.unbind();
+        self.wiring.procs.refresh(self.growing());
         let procs = &self.governor.models().procs;
         let selected = procs.samples().filter(|s| self.governor.selection(s.proc).policy().is_some());
         let cgroups: BTreeSet<String> = selected.map(|s| s.cgroup.clone()).filter(|path| !path.is_empty()).collect();
         self.wiring.cgroups.set(cgroups.into_iter().collect());
         // Only a loop that turns says so.
         super::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+
+    /// Selected processes that are young and were too small to be walked when last looked at: on a host of many nodes those
+    /// that grow are to be placed while they do.
+    fn growing(&self) -> Vec<ProcKey> {
+        if !self.governor.facts().can_place() {
+            return Vec::new();
+        }
+        let (now, models) = (boottime(), self.governor.models());
+        let young = models.procs.samples().map(|s| s.proc).filter(|&proc| {
+            let since = models.procs.get(proc).map_or(Time::ZERO, |info| info.since.max(info.exec_at.unwrap_or_default()));
+            now.since(since) <= YOUNG && models.heat.get(proc).is_none() && self.governor.selection(proc).placed()
+        });
+        young.take(MOST_YOUNG).collect()
+    }
+
+    /// Sets processes free that nothing wants bound any more, and forgets those that are gone. A program that was just
+    /// executed is selected again with the next look at it: one tick is not enough.
+    fn unbind(&mut self) {
+        let bound: BTreeSet<ProcKey> = self.footprint.lock().bound().collect();
+        let unwanted: BTreeSet<ProcKey> = bound.into_iter().filter(|proc| !self.placed(*proc)).collect();
+        for proc in unwanted.intersection(&self.unwanted) {
+            let undone = self.footprint.lock().unbind(&mut HostSettings, *proc);
+            match undone {
+                Ok(undone) => undone.iter().for_each(|undone| tracing::info!(%undone, "no longer to be placed")),
+                Err(error) => tracing::error!(%error, "setting"),
+            }
+        }
+        self.unwanted = unwanted;
+    }
+
+    fn placed(&self, proc: ProcKey) -> bool {
+        let config = self.governor.config();
+        config.daemon.act && config.numa.enabled && self.governor.selection(proc).placed()
     }
 
     /// No new plans; every step under way comes back or is given up; settings go back; the recording ends on the disk.
@@ -342,7 +391,13 @@ impl Live {
             Some(Ok(recorded)) => tracing::info!(dir = recorded.dir, events = recorded.events, "recorded"),
             None => {}
         }
-        match self.footprint.undo(&mut HostSettings) {
+        // A hand that hangs may yet come back, and changes nothing then.
+        let undone = {
+            let mut footprint = self.footprint.lock();
+            footprint.close();
+            footprint.undo(&mut HostSettings)
+        };
+        match undone {
             Ok(undone) => undone.iter().for_each(|undone| tracing::info!(%undone, "setting")),
             Err(error) => tracing::error!(%error, "settings; run `memtier undo`"),
         }

@@ -16,6 +16,8 @@ pub struct Tally {
     ends: BTreeMap<(&'static str, &'static str), u64>,
     paged_out: Bytes,
     armed: Bytes,
+    /// Moved between nodes.
+    placed: Bytes,
 }
 
 impl Tally {
@@ -25,7 +27,8 @@ impl Tally {
         match action {
             Action::PageOut { .. } => self.paged_out = self.paged_out.saturating_add(pages.bytes()),
             Action::Arm { .. } => self.armed = self.armed.saturating_add(pages.bytes()),
-            Action::Scan { .. } | Action::Deactivate { .. } => {}
+            Action::MovePages { .. } | Action::Migrate { .. } => self.placed = self.placed.saturating_add(pages.bytes()),
+            Action::Scan { .. } | Action::Deactivate { .. } | Action::Bind { .. } => {}
         }
     }
 }
@@ -71,6 +74,7 @@ pub fn render(governor: &Governor, tally: &Tally, own: &OwnView, recording: &Rec
         page.value("steps_total", &format!("{{verb=\"{verb}\",end=\"{end}\"}}"), count);
     }
     page.one("paged_out_bytes_total", "counter", "Memory that went to swap by our steps, measured", tally.paged_out.0);
+    page.one("placed_bytes_total", "counter", "Memory moved between nodes by our steps, measured", tally.placed.0);
     page.one("armed_bytes_total", "counter", "Mapped memory whose accessed bits were cleared", tally.armed.0);
     page.one(
         "recording",

@@ -3,32 +3,32 @@
 //!
 //! Deliberately absent: BPF run-time statistics. They are switched on by a descriptor that ends with the process.
 
-use super::footprint::{Footprint, FootprintError, HostSettings, Setting};
+use super::footprint::{Footprint, FootprintError, HostSettings};
 use crate::config::Config;
+use std::path::{Path, PathBuf};
 
 /// `daemon.page_cluster` at or over this leaves the host's value.
 const LEAVE: u64 = 10;
 
-fn wanted(config: &Config) -> Vec<(Setting, String)> {
+fn wanted(config: &Config) -> Vec<(PathBuf, String)> {
     let cluster = config.daemon.page_cluster;
     let path = "/proc/sys/vm/page-cluster".into();
-    if config.daemon.act && cluster < LEAVE { vec![(Setting::File { path }, cluster.to_string())] } else { Vec::new() }
+    if config.daemon.act && cluster < LEAVE { vec![(path, cluster.to_string())] } else { Vec::new() }
 }
 
 /// Brings the host to what `config` wants; a setting that cannot be changed is reported and the others still are.
 pub fn apply(footprint: &mut Footprint, config: &Config) {
     let wanted = wanted(config);
-    let unwanted: Vec<Setting> = footprint.held().iter().map(|held| held.setting.clone()).collect();
-    let unwanted = unwanted.into_iter().filter(|held| wanted.iter().all(|(setting, _)| setting != held));
-    for setting in unwanted {
-        match footprint.restore(&mut HostSettings, &setting) {
+    let held: Vec<PathBuf> = footprint.files().map(Path::to_owned).collect();
+    for path in held.iter().filter(|held| wanted.iter().all(|(path, _)| path != *held)) {
+        match footprint.restore(&mut HostSettings, path) {
             Ok(Some(undone)) => tracing::info!(%undone, "setting"),
             Ok(None) => {}
             Err(error) => told(&error),
         }
     }
-    for (setting, value) in &wanted {
-        if let Err(error) = footprint.change(&mut HostSettings, setting, value) {
+    for (path, value) in &wanted {
+        if let Err(error) = footprint.change(&mut HostSettings, path, value) {
             told(&error);
         }
     }

@@ -3,8 +3,8 @@
 //! `heat` and `record` bring the same loop up inside their own process where no daemon runs: same lock, same socket.
 
 use super::control::{self, Ask, Door, Query, SOCKET};
-use super::dispatch::Dispatch;
-use super::footprint::{Footprint, FootprintError, HostSettings};
+use super::dispatch::{Dispatch, Three};
+use super::footprint::{Footprint, FootprintError, HostSettings, Shared};
 use super::ingest::{Inlet, Intake};
 use super::live::{Live, Parts, Wiring};
 use super::lock::{Lock, LockError};
@@ -12,7 +12,7 @@ use super::log::Log;
 use super::recorder::Recorder;
 use super::setup::{Setup, SetupError};
 use super::{boot_id, notify, usage, walk};
-use crate::act::{Actuator as _, Hands};
+use crate::act::{Actuator as _, Hands, Placer};
 use crate::config::Config;
 use crate::model::kernel_source;
 use crate::observe::bpf::{Eyes, Options};
@@ -97,8 +97,9 @@ impl Start {
         let eyes = Eyes::open(&eyes);
         let used = usage::Ledger::open(&run_dir, boottime());
         let intake = Intake::new();
+        let footprint = Shared::new(footprint);
         let (facts, wiring, dispatch) =
-            limbs(&loaded.config, eyes, &intake.inlet(), runtime.handle()).map_err(io("starting the hands"))?;
+            limbs(&loaded.config, eyes, &footprint, &intake.inlet(), runtime.handle()).map_err(io("starting the hands"))?;
         let log = Log::new(log).map_err(io("starting the decision log"))?;
         let facts = HostFacts { swap_written_today: used.today(), ..facts };
         warn_of_vain_rules(&loaded.config, &facts);
@@ -171,7 +172,13 @@ async fn hangups(door: Door) {
 }
 
 /// Sources and hands, at work.
-fn limbs(config: &Config, mut eyes: Eyes, inlet: &Inlet, runtime: &Handle) -> io::Result<(HostFacts, Wiring, Dispatch)> {
+fn limbs(
+    config: &Config,
+    mut eyes: Eyes,
+    footprint: &Shared,
+    inlet: &Inlet,
+    runtime: &Handle,
+) -> io::Result<(HostFacts, Wiring, Dispatch)> {
     let root = Root::host();
     let facts = probe::facts(&root, eyes.learned());
     let lacks = |source| eyes.families().get(&source).and_then(|family| family.clone().err());
@@ -196,6 +203,7 @@ fn limbs(config: &Config, mut eyes: Eyes, inlet: &Inlet, runtime: &Handle) -> io
         Err(why) => tell(runtime, inlet, Event::Blind { source: Source::Cgroup, why: why.clone() }),
     }
     let mut hands = Hands::new(&config.arm);
+    let mut placer = Placer::new(footprint.clone(), hands.reins());
     let wiring = Wiring {
         procs: asks,
         look: Box::new(move |pid| proc::sample(&root, hierarchy.as_ref().ok(), pid).ok()),
@@ -203,8 +211,9 @@ fn limbs(config: &Config, mut eyes: Eyes, inlet: &Inlet, runtime: &Handle) -> io
         hands: hands.reins(),
         bpf_run: Box::new(move || costs.run_time()),
     };
-    let dispatch = Dispatch::new(walker, Box::new(move |step, _| hands.apply(step)), inlet, runtime)?;
-    Ok((facts, wiring, dispatch))
+    let three =
+        Three { walker, hands: Box::new(move |step, _| hands.apply(step)), placer: Box::new(move |step, _| placer.apply(step)) };
+    Ok((facts, wiring, Dispatch::new(three, inlet, runtime)?))
 }
 
 /// A rule that matches nothing is mostly a slip of the pen; `memtier status` goes on saying it.

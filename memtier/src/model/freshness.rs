@@ -114,7 +114,7 @@ const fn sample_source(sample: &Sample) -> Source {
     match sample {
         Sample::Proc(_) => Source::Procs,
         Sample::Maps(_) | Sample::Pages(_) => Source::Walker,
-        Sample::Host(_) => Source::Host,
+        Sample::Host(_) | Sample::Nodes(_) => Source::Host,
         Sample::Pressure(_) => Source::Psi,
         Sample::Sched(_) => Source::Sched,
         Sample::Reclaim(_) => Source::Reclaim,

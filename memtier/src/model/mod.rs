@@ -6,6 +6,7 @@ pub mod heat;
 
 mod capped;
 mod freshness;
+mod nodes;
 mod pressure;
 mod procs;
 mod reclaim;
@@ -15,6 +16,7 @@ mod swap;
 
 pub use freshness::{Freshness, Sight, kernel_source};
 pub use heat::{Cold, DueBlock, Heat, HeatCell, IDLE_EDGES, IdleHistogram, ProcHeat};
+pub use nodes::{Held, Lying, NodeNow, Nodes};
 pub use pressure::Pressures;
 pub use procs::{ProcInfo, Procs};
 pub use reclaim::{Reclaim, ReclaimSign, SCANNED};
@@ -22,7 +24,7 @@ pub use sched::{CpuShare, Sched};
 pub use swap::{Swap, SwapCost, area_cost, wears};
 
 use crate::config::Config;
-use crate::vocab::{Bytes, CgroupId, ProcKey, Stamped, Time};
+use crate::vocab::{Action, Bytes, CgroupId, Outcome, ProcKey, Stamped, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -36,6 +38,8 @@ pub struct Models {
     pub pressure: Pressures,
     pub freshness: Freshness,
     pub reclaim: Reclaim,
+    #[serde(default)]
+    pub nodes: Nodes,
 }
 
 /// How full a model is.
@@ -49,7 +53,7 @@ pub struct Fill {
 
 impl Models {
     pub fn fold(&mut self, stamped: &Stamped, config: &Config) {
-        let Self { heat, procs, sched, swap, pressure, freshness, reclaim } = self;
+        let Self { heat, procs, sched, swap, pressure, freshness, reclaim, nodes } = self;
         heat.fold(stamped, config, sched);
         procs.fold(stamped);
         sched.fold(stamped);
@@ -57,6 +61,18 @@ impl Models {
         pressure.fold(stamped, config);
         freshness.fold(stamped);
         reclaim.fold(stamped);
+        nodes.fold(stamped, heat);
+    }
+
+    /// What a step that moved pages between nodes did.
+    pub fn moved(&mut self, action: &Action, outcome: &Outcome) {
+        match action {
+            Action::MovePages { proc, to, ranges } => self.nodes.moved(*proc, *to, ranges, outcome, self.heat.get(*proc)),
+            // From where in the address space, the next walk tells.
+            Action::Migrate { to, .. } => self.nodes.came(outcome.ended, *to, outcome.done.pages),
+            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } | Action::Bind { .. } => {
+            }
+        }
     }
 
     /// Idle ages of the walked processes of each cgroup, by its path.
@@ -82,8 +98,8 @@ impl Models {
 
     /// Size of each model, and what it dropped.
     #[must_use]
-    pub fn fill(&self) -> [Fill; 6] {
-        let Self { heat, procs, sched, swap, pressure, freshness: _, reclaim } = self;
+    pub fn fill(&self) -> [Fill; 7] {
+        let Self { heat, procs, sched, swap, pressure, freshness: _, reclaim, nodes } = self;
         let fill = |model, bytes, evicted| Fill { model, bytes, evicted };
         [
             fill("heat", heat.bytes(), heat.evicted()),
@@ -92,6 +108,7 @@ impl Models {
             fill("swap", swap.bytes(), swap.evicted()),
             fill("pressure", pressure.bytes(), pressure.evicted()),
             fill("reclaim", reclaim.bytes(), reclaim.evicted()),
+            fill("nodes", nodes.bytes(), nodes.evicted()),
         ]
     }
     /// Memory of all models.
@@ -192,7 +209,7 @@ mod tests {
             1 => source().prop_map(|source| Event::Blind { source, why: "test".into() }),
             1 => source().prop_map(|source| Event::Sight { source }),
             1 => any::<u16>().prop_map(|id| {
-                let node = NodeFacts { id: NodeId(id), total: Bytes(0), cpus: vec![CpuId(1)], distances: vec![] };
+                let node = NodeFacts { id: NodeId(id), cpus: vec![CpuId(1)], ..NodeFacts::default() };
                 Event::Facts(Box::new(HostFacts { nodes: vec![node], ..HostFacts::default() }))
             }),
         ]
@@ -273,8 +290,8 @@ mod tests {
             }
         }
         let fill = models.fill();
-        assert!(models.bytes() <= Bytes::from_mib(24), "{fill:?}");
-        assert!(fill.iter().all(|f| f.model == "heat" || f.evicted > 0), "{fill:?}");
+        assert!(models.bytes() <= Bytes::from_mib(25), "{fill:?}");
+        assert!(fill.iter().all(|f| ["heat", "nodes"].contains(&f.model) || f.evicted > 0), "{fill:?}");
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl Procs {
                 | Sample::Pressure(_)
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
-                | Sample::Cgroup(_),
+                | Sample::Cgroup(_)
+                | Sample::Nodes(_),
             )
             | Event::Facts(_)
             | Event::Config(_)
@@ -158,10 +159,14 @@ impl Procs {
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         let hanging = self.known.iter().map(|(_, i)| {
-            let text = i
-                .sample
-                .as_ref()
-                .map_or(0, |s| size_of::<ProcSample>() + s.comm.capacity() + s.exe.capacity() + s.cgroup.capacity());
+            let text = i.sample.as_ref().map_or(0, |s| {
+                size_of::<ProcSample>()
+                    + s.comm.capacity()
+                    + s.exe.capacity()
+                    + s.cgroup.capacity()
+                    + s.cpus_allowed.held()
+                    + s.mems_allowed.held()
+            });
             text + i.vmas.capacity() * size_of::<Vma>()
         });
         Bytes(self.known.bytes() + hanging.sum::<usize>() as u64)

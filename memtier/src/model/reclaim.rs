@@ -86,7 +86,9 @@ impl Reclaim {
                 | KernelEvent::PagesMoved { .. }
                 | KernelEvent::Region { .. },
             )
-            | Event::Sample(Sample::Proc(_) | Sample::Maps(_) | Sample::Pages(_) | Sample::Pressure(_) | Sample::Sched(_))
+            | Event::Sample(
+                Sample::Proc(_) | Sample::Maps(_) | Sample::Pages(_) | Sample::Pressure(_) | Sample::Sched(_) | Sample::Nodes(_),
+            )
             | Event::Facts(_)
             | Event::Config(_)
             | Event::Lost { .. }

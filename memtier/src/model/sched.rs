@@ -125,7 +125,8 @@ impl Sched {
                 | Sample::Host(_)
                 | Sample::Pressure(_)
                 | Sample::Reclaim(_)
-                | Sample::Cgroup(_),
+                | Sample::Cgroup(_)
+                | Sample::Nodes(_),
             )
             | Event::Config(_)
             | Event::Lost { .. }
@@ -223,7 +224,7 @@ mod tests {
             id: NodeId(id),
             total: Bytes(0),
             cpus: cpus.iter().map(|c| CpuId(*c)).collect(),
-            distances: vec![],
+            ..NodeFacts::default()
         };
         let facts = HostFacts { nodes: vec![node(0, &[0, 1]), node(3, &[2])], ..HostFacts::default() };
         sched.fold(&Stamped { seq: 1, at: Time(0), event: Event::Facts(Box::new(facts)) });

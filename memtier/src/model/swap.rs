@@ -52,7 +52,13 @@ impl Swap {
                 *self.cgroups.touch(at, group.id) = group.clone();
             }
             Event::Sample(
-                Sample::Proc(_) | Sample::Maps(_) | Sample::Pages(_) | Sample::Pressure(_) | Sample::Sched(_) | Sample::Reclaim(_),
+                Sample::Proc(_)
+                | Sample::Maps(_)
+                | Sample::Pages(_)
+                | Sample::Pressure(_)
+                | Sample::Sched(_)
+                | Sample::Reclaim(_)
+                | Sample::Nodes(_),
             )
             | Event::Kernel(_)
             | Event::Facts(_)

@@ -1,11 +1,11 @@
 //! The host's memory, swap areas and paging counters.
 
-use super::Sensor;
+use super::{Sensor, nodes};
 use crate::sys::files::{ReadError, Root, field, unescape};
 use crate::vocab::{Bytes, Event, HostSample, NodeId, Pages, Sample, Source, SwapBacking, SwapSample};
 use procfs::{Meminfo, VmStat};
 
-/// Reads a `HostSample`.
+/// Reads a `HostSample`, and where there is more than one node a `NodesSample`.
 #[derive(Debug)]
 pub struct HostSensor {
     pub root: Root,
@@ -16,7 +16,9 @@ impl Sensor for HostSensor {
         Source::Host
     }
     fn read(&mut self) -> Result<Vec<Event>, ReadError> {
-        Ok(vec![Event::Sample(Sample::Host(Box::new(sample(&self.root)?)))])
+        let nodes = nodes::sample(&self.root)?;
+        let host = Event::Sample(Sample::Host(Box::new(sample(&self.root)?)));
+        Ok([host].into_iter().chain(nodes.map(|nodes| Event::Sample(Sample::Nodes(nodes)))).collect())
     }
 }
 
@@ -84,7 +86,10 @@ fn node_free(root: &Root) -> Result<Vec<(NodeId, Bytes)>, ReadError> {
     let mut free = Vec::new();
     for id in node_ids(root)? {
         let path = format!("/sys/devices/system/node/node{}/meminfo", id.0);
-        let text = root.text(&path)?;
+        let text = match root.text(&path) {
+            Err(e) if e.is_gone() && !root.exists(format!("/sys/devices/system/node/node{}", id.0)) => continue,
+            text => text?,
+        };
         match field(&text, &format!("Node {} MemFree", id.0)) {
             Some(kib) => free.push((id, Bytes::from_kib(kib))),
             None => return Err(root.nonsense(path, "no MemFree")),

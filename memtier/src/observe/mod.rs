@@ -12,6 +12,8 @@ pub mod probe;
 pub mod proc;
 pub mod psi;
 pub mod standin;
+pub mod tenants;
+pub mod topology;
 pub mod walker;
 
 use crate::sys::files::ReadError;

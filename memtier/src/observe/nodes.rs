@@ -1,29 +1,65 @@
 //! The NUMA nodes now: memory, CPUs, distances, and how much their CPUs idle between two samples.
 //!
-//! Deliberately absent: what of it is enough for anybody. It tells; compat/numad reckons.
+//! Deliberately absent: what of it is enough for anybody. It tells; compat/numad and policies reckon.
 
 use super::host::node_ids;
+use super::topology;
 use crate::compat::numad::{Look, NodeReading};
 use crate::sys::files::{ReadError, Root, field, number_list};
-use crate::vocab::{Bytes, CpuId, NodeId, Span};
+use crate::vocab::{Bytes, CpuId, NodeId, NodeSample, NodesSample, Span};
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long the CPUs have idled, and when that was.
+#[derive(Clone, Debug)]
+pub struct Idle {
+    pub at: Instant,
+    pub ticks: BTreeMap<CpuId, u64>,
+}
+
+pub fn idle(root: &Root) -> Result<Idle, ReadError> {
+    Ok(Idle { at: Instant::now(), ticks: idle_ticks(root)? })
+}
+
 /// Looks twice, so far apart, and once at what does not need two looks.
 pub fn look(root: &Root, apart: Duration) -> Result<Look, ReadError> {
-    let began = Instant::now();
-    let before = idle_ticks(root)?;
+    let before = idle(root)?;
     thread::sleep(apart);
-    let elapsed = Span(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    let after = idle_ticks(root)?;
+    Ok(look_since(root, &before)?.0)
+}
+
+/// What there is now, and how the CPUs idled since an earlier look at them; with what the next one may start from.
+pub fn look_since(root: &Root, before: &Idle) -> Result<(Look, Idle), ReadError> {
+    let after = idle(root)?;
+    let elapsed = Span(u64::try_from(after.at.duration_since(before.at).as_nanos()).unwrap_or(u64::MAX));
     let nodes = node_ids(root)?.into_iter().filter_map(|node| reading(root, node).transpose());
     let mut nodes: Vec<NodeReading> = nodes.collect::<Result<_, _>>()?;
     let count = nodes.len();
     // With a column for a node that went away meanwhile the others are in wrong places.
     nodes.iter_mut().filter(|node| node.distances.len() != count).for_each(|node| node.distances.clear());
-    let smt_width = smt_width(root, &after)?;
-    Ok(Look { nodes, idle: [before, after], elapsed, smt_width })
+    let smt_width = after.ticks.first_key_value().map_or(Ok(1), |(first, _)| topology::smt_width(root, *first))?;
+    Ok((Look { nodes, idle: [before.ticks.clone(), after.ticks.clone()], elapsed, smt_width }, after))
+}
+
+/// USER_HZ is 100 wherever /proc tells it.
+const TICK: Span = Span::from_millis(10);
+
+/// All nodes now, where there is more than one.
+pub fn sample(root: &Root) -> Result<Option<NodesSample>, ReadError> {
+    let ids = node_ids(root)?;
+    if ids.len() < 2 {
+        return Ok(None);
+    }
+    let idle = idle_ticks(root)?;
+    let mut nodes = Vec::with_capacity(ids.len());
+    for id in ids {
+        if let Some(NodeReading { node, total, free, inactive_file, cpus, distances: _ }) = reading(root, id)? {
+            let ticks: u64 = cpus.iter().filter_map(|cpu| idle.get(cpu)).sum();
+            nodes.push(NodeSample { node, total, free, inactive_file, idle: Span(ticks.saturating_mul(TICK.0)) });
+        }
+    }
+    Ok(Some(NodesSample { nodes }))
 }
 
 /// Ticks that each online CPU has spent idle, waiting for no disk.
@@ -82,18 +118,4 @@ fn distances(root: &Root, dir: &str) -> Result<Vec<u16>, ReadError> {
         .split_ascii_whitespace()
         .map(|word| word.parse().map_err(|_| root.nonsense(&path, format_args!("{word:?} is no distance"))));
     numbers.collect()
-}
-
-/// Hardware threads of the first CPU's core; 1 where the kernel does not tell.
-fn smt_width(root: &Root, online: &BTreeMap<CpuId, u64>) -> Result<u64, ReadError> {
-    let Some((first, _)) = online.first_key_value() else { return Ok(1) };
-    let path = format!("/sys/devices/system/cpu/cpu{}/topology/thread_siblings", first.0);
-    let text = match root.text(&path) {
-        Err(e) if e.is_gone() => return Ok(1),
-        text => text?,
-    };
-    // Words of 32 bits in hex.
-    let words: Option<Vec<u32>> = text.trim().split(',').map(|word| u32::from_str_radix(word, 16).ok()).collect();
-    let words = words.ok_or_else(|| root.nonsense(&path, format_args!("{:?} is no mask", text.trim())))?;
-    Ok(words.into_iter().map(|w| u64::from(w.count_ones())).sum())
 }

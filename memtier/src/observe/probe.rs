@@ -2,14 +2,15 @@
 //!
 //! Facts that only loading a BPF object can tell (the walker, tracepoints, fentry) come from observe/bpf as an argument.
 
-use super::host::{node_ids, swaps};
+use super::host::swaps;
 use super::psi::{MEMORY, WINDOW_US};
+use super::topology;
 use crate::sys;
 use crate::sys::files::{ReadError, Root, field, number_list};
 use crate::sys::memory::{self, Advice};
 use crate::sys::page_idle::{BITMAP, Bitmap};
 use crate::sys::pagemap::{PageMap, page_of};
-use crate::vocab::{AddrRange, Answer, Bytes, CpuId, Fact, HostFacts, Need, NodeFacts, NodeId, PAGE_BYTES, SwapBacking};
+use crate::vocab::{AddrRange, Answer, Bytes, CpuId, Fact, HostFacts, Need, NodeFacts, PAGE_BYTES, SwapBacking};
 use procfs::process::MountInfos;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,7 +36,7 @@ fn unknown(how: impl Into<String>, remedy: &str) -> Fact {
 
 /// Facts of the host below `root`. `learned` wins over what files alone can tell.
 pub fn facts(root: &Root, learned: Vec<(Need, Fact)>) -> HostFacts {
-    let nodes = nodes(root);
+    let nodes = topology::nodes(root);
     let mut facts: BTreeMap<Need, Fact> = asked(root, &nodes).into_iter().collect();
     facts.extend(learned);
     let memory = root.text("/proc/meminfo").ok().and_then(|t| field(&t, "MemTotal")).map_or(Bytes::ZERO, Bytes::from_kib);
@@ -45,12 +46,18 @@ pub fn facts(root: &Root, learned: Vec<(Need, Fact)>) -> HostFacts {
         arch: std::env::consts::ARCH.into(),
         page_bytes: procfs::page_size(),
         memory,
-        cpus: online.map_or(0, |cpus| cpus.len() as u32),
+        cpus: online.as_ref().map_or(0, |cpus| cpus.len() as u32),
+        smt_width: online.as_ref().and_then(|cpus| smt_width(root, cpus)).unwrap_or(0),
         nodes: nodes.unwrap_or_default(),
         facts,
         swap_written_today: Bytes::ZERO,
         own_pid: std::process::id(),
     }
+}
+
+fn smt_width(root: &Root, online: &[u32]) -> Option<u32> {
+    let width = topology::smt_width(root, CpuId(*online.first()?)).ok()?;
+    u32::try_from(width).ok()
 }
 
 fn asked(root: &Root, nodes: &Result<Vec<NodeFacts>, ReadError>) -> Vec<(Need, Fact)> {
@@ -384,23 +391,4 @@ fn mglru(root: &Root) -> Fact {
         Ok(text) => yes(format!("{path}: {}", text.trim())),
         Err(e) => unread(&e, "classic LRU", ""),
     }
-}
-
-/// Nodes with their numbers as the kernel gives them, which may be sparse; a node may have no CPU, or no memory.
-fn nodes(root: &Root) -> Result<Vec<NodeFacts>, ReadError> {
-    let ids = node_ids(root)?;
-    ids.iter().map(|id| node(root, *id, &ids)).collect()
-}
-
-fn node(root: &Root, id: NodeId, ids: &[NodeId]) -> Result<NodeFacts, ReadError> {
-    let dir = format!("/sys/devices/system/node/node{}", id.0);
-    let list = root.text(format!("{dir}/cpulist"))?;
-    let cpus = number_list(&list).ok_or_else(|| root.nonsense(format!("{dir}/cpulist"), list.trim()))?;
-    let meminfo = root.text(format!("{dir}/meminfo"))?;
-    let total = field(&meminfo, &format!("Node {} MemTotal", id.0)).map_or(Bytes::ZERO, Bytes::from_kib);
-    // One number per node that is online, in the order of their ids.
-    let distances: Vec<u16> =
-        root.text(format!("{dir}/distance"))?.split_ascii_whitespace().map_while(|d| d.parse().ok()).collect();
-    let others = ids.iter().copied().zip(distances).filter(|(other, _)| *other != id).collect();
-    Ok(NodeFacts { id, total, cpus: cpus.into_iter().map(CpuId).collect(), distances: others })
 }

@@ -5,7 +5,7 @@
 
 use super::{Observer, Sight, cgroup::Hierarchy, every, off_loop};
 use crate::sys::files::{ReadError, Root};
-use crate::vocab::{Bytes, CgroupId, Event, KernelEvent, ProcKey, ProcSample, Sample, SchedClass, Source, Span};
+use crate::vocab::{Bytes, CgroupId, Event, IdSet, KernelEvent, ProcKey, ProcSample, Sample, SchedClass, Source, Span};
 use procfs::process::{Stat, Status};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,9 @@ const IO_FLUSHER: u32 = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE;
 const SCHED_FIFO: u32 = 1;
 const SCHED_RR: u32 = 2;
 const SCHED_DEADLINE: u32 = 6;
+
+/// A CPU or node number beyond this is none that the kernel writes.
+const MOST_NUMBERED: u32 = 1 << 16;
 
 /// A whole `ProcSample` of the process that has this pid now.
 pub fn sample(root: &Root, hierarchy: Option<&Hierarchy>, pid: u32) -> Result<ProcSample, ReadError> {
@@ -54,8 +57,14 @@ pub fn sample(root: &Root, hierarchy: Option<&Hierarchy>, pid: u32) -> Result<Pr
         major_faults: stat.majflt,
         cpu_ticks: stat.utime + stat.stime,
         waited,
+        cpus_allowed: numbers(status.cpus_allowed_list),
+        mems_allowed: numbers(status.mems_allowed_list),
         comm: stat.comm,
     })
+}
+
+fn numbers(ranges: Option<Vec<(u32, u32)>>) -> IdSet {
+    ranges.into_iter().flatten().flat_map(|(low, high)| low..=high.min(MOST_NUMBERED)).collect()
 }
 
 /// `procfs` slices behind the closing parenthesis without looking, so cut text is caught here.

@@ -2,13 +2,14 @@
 //! process and turn; cut to the budgets and reserves; emit with guards and expiry. Pure: the Governor charges the ledger.
 
 use super::Flight;
-use super::calls::calls;
+use super::calls::{BIND_CALLS, calls};
 use super::ledger::{WINDOW, limits};
 use super::targets::Selection;
-use crate::model::ProcHeat;
-use crate::policy::{Class, Proposal, Spacing, View};
+use crate::model::{NodeNow, ProcHeat};
+use crate::policy::{Proposal, Spacing, View};
 use crate::vocab::{
-    Action, BLOCK_BYTES, Bytes, Charge, Guard, Hold, Measure, Pages, Permil, ProcKey, Quantity, Reason, Rule, Span, Step, StepId,
+    Action, BLOCK_BYTES, Bytes, Charge, Guard, Hold, Measure, NodeId, Pages, Permil, PolicyId, ProcKey, Quantity, Reason, Rule,
+    Span, Step, StepId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,10 @@ struct Room {
     /// Moved this turn per target rule and per cgroup path.
     rules: BTreeMap<usize, Bytes>,
     cgroups: BTreeMap<String, Bytes>,
+    /// On its way to a node, this turn's included.
+    nodes: BTreeMap<NodeId, Bytes>,
+    /// Moved by numa this turn.
+    numa: Bytes,
 }
 
 pub fn arbitrate(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, number: u64, mut proposals: Vec<Proposal>) -> Verdict {
@@ -68,6 +73,10 @@ fn emit(view: &View<'_>, id: StepId, proposal: Proposal) -> Step {
         Action::Scan { .. } => {}
         Action::Arm { .. } | Action::Deactivate { .. } => guards.push(calm),
         Action::PageOut { .. } => guards.extend([calm, Guard::SwapFree { least: Permil(view.config.budget.swap_free_permil) }]),
+        Action::Bind { .. } => {}
+        Action::MovePages { to, .. } | Action::Migrate { to, .. } => {
+            guards.extend([calm, Guard::NodeFree { node: to, least: node_reserve(view, to) }]);
+        }
     }
     Step { id, action, guards, expires: view.now.after(lifetime), charge, by, reason }
 }
@@ -76,7 +85,12 @@ fn emit(view: &View<'_>, id: StepId, proposal: Proposal) -> Step {
 fn stale(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
     let proc = match proposal.action {
         Action::Scan { .. } => return None,
-        Action::Arm { proc, .. } | Action::PageOut { proc, .. } | Action::Deactivate { proc, .. } => proc,
+        Action::Arm { proc, .. }
+        | Action::PageOut { proc, .. }
+        | Action::Deactivate { proc, .. }
+        | Action::Bind { proc, .. }
+        | Action::MovePages { proc, .. }
+        | Action::Migrate { proc, .. } => proc,
     };
     let walked = view.models.heat.get(proc).and_then(ProcHeat::scan_at);
     let Some(walked) = walked.filter(|_| view.models.procs.sample(proc).is_some()) else {
@@ -95,13 +109,14 @@ fn stale(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
     })
 }
 
-/// One walk, one arming and one taking of a process at a time.
+/// One walk, one arming, one taking and one placing of a process at a time.
 fn busy(in_flight: &BTreeMap<StepId, Flight>, proposal: &Proposal) -> Option<Reason> {
     const fn hand(action: &Action) -> u8 {
         match action {
             Action::Scan { .. } => 0,
             Action::Arm { .. } => 1,
             Action::PageOut { .. } | Action::Deactivate { .. } => 2,
+            Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => 3,
         }
     }
     let same = |step: &&Step| step.action.proc() == proposal.action.proc() && hand(&step.action) == hand(&proposal.action);
@@ -124,6 +139,8 @@ impl Room {
             swap: swap.free().saturating_sub(reserve).saturating_sub(unseen),
             rules: BTreeMap::new(),
             cgroups: BTreeMap::new(),
+            nodes: coming(in_flight.values().map(|flight| &flight.step)),
+            numa: Bytes::ZERO,
         }
     }
 
@@ -132,6 +149,13 @@ impl Room {
         let caps = match proposal.action {
             Action::Scan { .. } => return Ok(proposal),
             Action::Arm { .. } => vec![self.armed(view)],
+            Action::Bind { .. } => Vec::new(),
+            Action::MovePages { proc, to, .. } | Action::Migrate { proc, to, .. } => {
+                let mut caps = vec![self.moved(view), self.node(view, to)];
+                caps.extend(self.rule(view, proc));
+                caps.extend((proposal.by == PolicyId::Numa).then(|| self.numa(view)));
+                caps
+            }
             Action::Deactivate { proc, .. } => {
                 let mut caps = vec![self.moved(view)];
                 caps.extend(self.rule(view, proc));
@@ -146,6 +170,13 @@ impl Room {
             }
         };
         let asked = proposal.action.pages();
+        if let Action::Migrate { .. } = proposal.action {
+            // It cannot be cut.
+            return match caps.into_iter().find(|cap| cap.most < proposal.charge.moved) {
+                Some(Cap { reason, .. }) => Err(reason),
+                None => self.calls(view, &mut proposal).map(|()| proposal),
+            };
+        }
         if let Some(Cap { most, reason }) = caps.into_iter().min_by_key(|cap| cap.most).filter(|cap| cap.most.pages() < asked) {
             cut(&mut proposal.action, most.pages());
             proposal.reason.evidence.extend(reason.evidence.clone());
@@ -165,6 +196,22 @@ impl Room {
         rate(self.left.moved, limits(view.config).moved, Measure::MovedInWindow, "budget.moved_mib_per_s")
     }
 
+    fn numa(&self, view: &View<'_>) -> Cap {
+        let limit = Bytes::from_mib(view.config.numa.quota_mib_per_s.saturating_mul(WINDOW.as_secs()));
+        let used = view.ledger.moved_by_numa().saturating_add(self.numa);
+        rate(limit.saturating_sub(used), limit, Measure::NodeMovedInWindow, "numa.quota_mib_per_s")
+    }
+
+    /// What a node may still take: what its last sample says is free, without what is on its way there, and the reserve.
+    fn node(&self, view: &View<'_>, to: NodeId) -> Cap {
+        let free = view.models.nodes.get(to).map_or(Bytes::ZERO, NodeNow::free);
+        let free = free.saturating_sub(self.nodes.get(&to).copied().unwrap_or_default());
+        let reserve = node_reserve(view, to);
+        let reason =
+            Reason::new(Rule::NodeReserve).saw(Measure::NodeFree, free, reserve, "numa.node_free_permil").note(to.to_string());
+        Cap { most: free.saturating_sub(reserve), reason }
+    }
+
     fn armed(&self, view: &View<'_>) -> Cap {
         rate(self.left.armed, limits(view.config).armed, Measure::ArmedInWindow, "arm.quota_mib_per_s")
     }
@@ -173,7 +220,7 @@ impl Room {
     fn calls(&self, view: &View<'_>, proposal: &mut Proposal) -> Result<(), Reason> {
         let mut refusal = None;
         loop {
-            let calls = calls(&proposal.action, view.config);
+            let calls = calls(&proposal.action, view.config).saturating_add(bind_calls(view, &proposal.action));
             if calls <= self.left.syscalls {
                 proposal.charge.syscalls = calls;
                 proposal.reason.evidence.extend(refusal.into_iter().flat_map(|reason: Reason| reason.evidence));
@@ -242,7 +289,12 @@ impl Room {
         self.left.swap_written = self.left.swap_written.saturating_sub(swap_written);
         self.left.armed = self.left.armed.saturating_sub(armed);
         self.left.syscalls = self.left.syscalls.saturating_sub(syscalls);
-        if proposal.class != Class::Tiering {
+        if let Action::MovePages { to, .. } | Action::Migrate { to, .. } = proposal.action {
+            let spent = self.nodes.entry(to).or_default();
+            *spent = spent.saturating_add(moved);
+            self.numa = self.numa.saturating_add(if proposal.by == PolicyId::Numa { moved } else { Bytes::ZERO });
+        }
+        if moved == Bytes::ZERO {
             return;
         }
         let proc = proposal.action.proc();
@@ -259,8 +311,39 @@ impl Room {
     }
 }
 
+/// What stays free on a node.
+fn node_reserve(view: &View<'_>, node: NodeId) -> Bytes {
+    let total = view.models.nodes.get(node).map_or(Bytes::ZERO, |now| now.total);
+    total.scale(view.config.numa.node_free_permil, 1000)
+}
+
+/// Bytes on their way to each node.
+fn coming<'a>(steps: impl Iterator<Item = &'a Step>) -> BTreeMap<NodeId, Bytes> {
+    let mut coming = BTreeMap::<NodeId, Bytes>::new();
+    for step in steps {
+        if let Action::MovePages { to, .. } | Action::Migrate { to, .. } = step.action {
+            let sum = coming.entry(to).or_default();
+            *sum = sum.saturating_add(step.charge.moved);
+        }
+    }
+    coming
+}
+
 const fn is_page_out(action: &Action) -> bool {
     matches!(action, Action::PageOut { .. })
+}
+
+/// A bind looks at every thread, sets it, and looks again.
+fn bind_calls(view: &View<'_>, action: &Action) -> u64 {
+    match action {
+        Action::Bind { proc, .. } => view.models.procs.sample(*proc).map_or(0, |s| u64::from(s.threads)) * BIND_CALLS,
+        Action::Scan { .. }
+        | Action::Arm { .. }
+        | Action::PageOut { .. }
+        | Action::Deactivate { .. }
+        | Action::MovePages { .. }
+        | Action::Migrate { .. } => 0,
+    }
 }
 
 /// A budget per second, with what was used of it in the window.
@@ -272,7 +355,13 @@ fn rate(left: Bytes, limit: Bytes, measure: Measure, knob: &'static str) -> Cap 
 
 /// Keeps the first pages. A range is only cut where a block ends, so that no huge leaf is split.
 fn cut(action: &mut Action, most: Pages) {
-    let (Action::Arm { ranges, .. } | Action::PageOut { ranges, .. } | Action::Deactivate { ranges, .. }) = action else { return };
+    let ranges = match action {
+        Action::Scan { .. } | Action::Bind { .. } | Action::Migrate { .. } => return,
+        Action::Arm { ranges, .. }
+        | Action::PageOut { ranges, .. }
+        | Action::Deactivate { ranges, .. }
+        | Action::MovePages { ranges, .. } => ranges,
+    };
     let mut left = most.bytes().0;
     ranges.retain_mut(|range| {
         let length = range.end - range.start;
@@ -290,7 +379,8 @@ mod tests {
     use super::super::fixture::{ANNA, BERT, Host, SWAP, config, part, secs};
     use super::*;
     use crate::config::Config;
-    use crate::vocab::{AddrRange, PolicyId};
+    use crate::policy::Class;
+    use crate::vocab::AddrRange;
 
     fn page_out(proc: ProcKey, ranges: Vec<AddrRange>) -> Proposal {
         let action = Action::PageOut { proc, ranges };

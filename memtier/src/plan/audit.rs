@@ -4,10 +4,10 @@
 use super::{Flight, Selection, anything_selected};
 use crate::policy::View;
 use crate::vocab::{
-    Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, Guard, Leaf, PAGE_BYTES, Pages, PressureKind, ProcKey, Rule, Span, Step,
-    StepId, Vma, VmaFlags, VmaKind,
+    Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, CpuId, Guard, Leaf, NodeId, PAGE_BYTES, Pages, PolicyId, PressureKind, ProcKey,
+    Rule, Span, Step, StepId, Vma, VmaFlags, VmaKind,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// No step waits longer than the longest scan period.
 const LONGEST: Span = Span::from_secs(3600);
@@ -42,6 +42,28 @@ pub fn audit(
             ensure(!paused, "memtier is paused")?;
             touches(view, step, ranges)?;
             takes(view, passed, step, ranges)
+        }
+        Action::Bind { cpus, .. } => {
+            ensure(!paused, "memtier is paused")?;
+            placeable(view, step)?;
+            bind(view, step, cpus)?;
+            calls(view, passed, step)
+        }
+        Action::MovePages { to, ranges, .. } => {
+            ensure(!paused, "memtier is paused")?;
+            placeable(view, step)?;
+            touches(view, step, ranges)?;
+            ensure(step.charge.moved == bytes(&step.action), "it is charged for another amount")?;
+            crosses_once(view, step, *to, ranges)?;
+            moves(view, in_flight, passed, step, *to)
+        }
+        Action::Migrate { from, to, .. } => {
+            ensure(!paused, "memtier is paused")?;
+            placeable(view, step)?;
+            calm(view, step)?;
+            ensure(!from.is_empty() && !from.contains(to), "it moves nothing, or in a circle")?;
+            ensure(step.charge.moved > Bytes::ZERO, "it is charged for another amount")?;
+            moves(view, in_flight, passed, step, *to)
         }
     }
 }
@@ -89,6 +111,10 @@ fn touches(view: &View<'_>, step: &Step, ranges: &[AddrRange]) -> Result<(), Str
             }
         }
     }
+    calm(view, step)
+}
+
+fn calm(view: &View<'_>, step: &Step) -> Result<(), String> {
     let psi = view.models.pressure.some_avg10(PressureKind::Memory).unwrap_or(0);
     ensure(u64::from(psi) <= view.config.brake.memory_some_centipercent, "memory pressure is over its bound")?;
     let calm =
@@ -145,6 +171,83 @@ fn takes(view: &View<'_>, passed: &[Step], step: &Step, ranges: &[AddrRange]) ->
     Ok(())
 }
 
+/// What holds for every step that places a process.
+fn placeable(view: &View<'_>, step: &Step) -> Result<(), String> {
+    let (proc, config) = (step.action.proc(), view.config);
+    let sample = view.models.procs.sample(proc).ok_or("nothing is known about the process")?;
+    match view.targets.look(sample, config, view.facts) {
+        Selection::Selected { placed: true, .. } => {}
+        Selection::Selected { placed: false, .. } => return Err("its target rule keeps it where it is".to_owned()),
+        other @ (Selection::Excluded(_) | Selection::NotSelected | Selection::Protected(_)) => return Err(other.to_string()),
+    }
+    let enabled = match step.by {
+        PolicyId::Numa => config.numa.enabled,
+        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold => false,
+    };
+    ensure(enabled, "its policy places nobody")
+}
+
+/// Nobody else's binding is touched, and none of ours before it has settled.
+fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
+    let proc = step.action.proc();
+    ensure(!cpus.is_empty() && cpus.windows(2).all(|pair| pair[0] < pair[1]), "its CPUs are none, or out of order")?;
+    let online: BTreeSet<u32> = view.facts.nodes.iter().flat_map(|node| &node.cpus).map(|cpu| cpu.0).collect();
+    ensure(cpus.iter().all(|cpu| online.contains(&cpu.0)), "a CPU is not there")?;
+    let info = view.models.procs.get(proc).ok_or("the process is not known")?;
+    let allowed = info.sample.as_deref().map_or_else(BTreeSet::new, |sample| sample.cpus_allowed.iter().collect());
+    let ours = view.ledger.placed(proc).and_then(|placed| Some((placed, placed.bound_at?)));
+    let Some((placed, at)) = ours else {
+        return ensure(allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it");
+    };
+    let own = placed.cpus.iter().eq(allowed.iter().copied()) || info.sampled_at.is_some_and(|sampled| sampled <= at);
+    ensure(own || allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it")?;
+    let last = placed.moved_at.map_or(at, |moved| moved.max(at));
+    ensure(view.now.since(last) >= Span::from_secs(view.config.numa.settle_s), "it was placed within numa.settle_s")
+}
+
+/// What we brought to a node stays there until it has settled.
+fn crosses_once(view: &View<'_>, step: &Step, to: NodeId, ranges: &[AddrRange]) -> Result<(), String> {
+    let proc = step.action.proc();
+    let Some(placed) = view.ledger.placed(proc).filter(|_| step.by == PolicyId::Numa) else { return Ok(()) };
+    let (Some(last), Some(at)) = (placed.to, placed.moved_at) else { return Ok(()) };
+    if last == to || view.now.since(at) >= Span::from_secs(view.config.numa.settle_s) {
+        return Ok(());
+    }
+    let heat = view.models.heat.get(proc).ok_or("the process was never walked")?;
+    let touched = |start: u64| ranges.iter().any(|range| range.start < start + BLOCK_BYTES && start < range.end);
+    let again = view.models.nodes.lying(proc, heat).any(|one| one.on(last) > 0 && touched(one.block.start()));
+    ensure(!again, "pages would cross twice within numa.settle_s")
+}
+
+/// What holds for every step that brings memory to a node.
+fn moves(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, passed: &[Step], step: &Step, to: NodeId) -> Result<(), String> {
+    let (config, proc) = (view.config, step.action.proc());
+    let node = view.models.nodes.get(to).ok_or("the node is not there")?;
+    let mems = view.models.procs.sample(proc).map(|sample| &sample.mems_allowed);
+    ensure(mems.is_none_or(|mems| mems.is_empty() || mems.contains(u32::from(to.0))), "its cpuset forbids the node")?;
+    let spent = view.ledger.used().moved.0 + passed.iter().chain([step]).map(|p| p.charge.moved.0).sum::<u64>();
+    ensure(spent <= 10 * (config.budget.moved_mib_per_s << 20), "budget.moved_mib_per_s is exceeded")?;
+    let by_numa = passed.iter().chain([step]).filter(|p| p.by == PolicyId::Numa).map(|p| p.charge.moved.0).sum::<u64>();
+    let quota = 10 * (config.numa.quota_mib_per_s << 20);
+    ensure(step.by != PolicyId::Numa || view.ledger.moved_by_numa().0 + by_numa <= quota, "numa.quota_mib_per_s is exceeded")?;
+    let under_way = in_flight.values().map(|flight| &flight.step).chain(passed).chain([step]);
+    let coming: u64 = under_way.filter(|p| target(&p.action) == Some(to)).map(|p| p.charge.moved.0).sum();
+    let left = u128::from(node.free().0.saturating_sub(coming)) * 1000;
+    let reserve = u128::from(node.total.0) * u128::from(config.numa.node_free_permil);
+    ensure(left >= reserve, "the reserve of the node would be used")?;
+    let least = reserve / 1000;
+    let guard = |g: &Guard| matches!(g, Guard::NodeFree { node, least: kept } if *node == to && u128::from(kept.0) >= least);
+    ensure(step.guards.iter().any(guard), "the guard of the node's reserve is missing")?;
+    calls(view, passed, step)
+}
+
+const fn target(action: &Action) -> Option<NodeId> {
+    match action {
+        Action::MovePages { to, .. } | Action::Migrate { to, .. } => Some(*to),
+        Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } | Action::Bind { .. } => None,
+    }
+}
+
 fn page_out(view: &View<'_>, passed: &[Step], step: &Step) -> Result<(), String> {
     let (budget, swap) = (&view.config.budget, &view.models.swap);
     let guard = |g: &Guard| matches!(g, Guard::SwapFree { least } if least.0 >= budget.swap_free_permil);
@@ -180,7 +283,10 @@ mod tests {
         let charge = match action {
             Action::Scan { .. } => Charge::default(),
             Action::Arm { .. } => Charge { armed: moved, syscalls: 1, ..Charge::default() },
-            Action::PageOut { .. } | Action::Deactivate { .. } => Charge { moved, syscalls: 1, ..Charge::default() },
+            Action::PageOut { .. } | Action::Deactivate { .. } | Action::MovePages { .. } => {
+                Charge { moved, syscalls: 1, ..Charge::default() }
+            }
+            Action::Bind { .. } | Action::Migrate { .. } => Charge { syscalls: 1, ..Charge::default() },
         };
         Step {
             id: StepId { decision: 1, index: 0 },
@@ -293,5 +399,94 @@ mod tests {
         check(&advice, |_| {}, &arm, "arming is not allowed");
         let paused = |h: &mut Host| h.tell(crate::vocab::Event::Request(crate::vocab::Request::Pause { by: "t".into() }));
         check(&everybody(), paused, &step, "memtier is paused");
+    }
+
+    const FAR: NodeId = NodeId(1);
+
+    fn placing(action: Action) -> Step {
+        let moved = if matches!(action, Action::Migrate { .. }) { Bytes::from_mib(12) } else { bytes(&action) };
+        let charge = Charge { moved, syscalls: 1, ..Charge::default() };
+        let guards =
+            vec![Guard::Alive(ANNA), Guard::Calm { most_avg10: 500 }, Guard::NodeFree { node: FAR, least: Bytes::from_mib(20) }];
+        Step { guards, charge, by: PolicyId::Numa, expires: secs(1030), reason: Reason::new(Rule::NumaMove), ..sound(action) }
+    }
+
+    fn bind(cpus: &[u32]) -> Step {
+        placing(Action::Bind { proc: ANNA, cpus: cpus.iter().map(|cpu| CpuId(*cpu)).collect() })
+    }
+
+    fn move_there() -> Step {
+        placing(Action::MovePages { proc: ANNA, to: FAR, ranges: vec![part(1, 0, 512)] })
+    }
+
+    /// On a host of two nodes, with so much free on the second.
+    fn placed(text: &str, free: u64, change: impl FnOnce(&mut Host), step: &Step, expect: &str) {
+        let two = |host: &mut Host| {
+            host.two_nodes([500, free]);
+            change(host);
+        };
+        check(&config(text), two, step, expect);
+    }
+
+    const ALL: &str = "[[target]]\ncomm = '*'";
+
+    #[test]
+    fn steps_that_place_are_sound_or_vetoed() {
+        let same = |_: &mut Host| {};
+        placed(ALL, 500, same, &bind(&[2, 3]), "ok");
+        placed(ALL, 500, same, &move_there(), "ok");
+        placed(ALL, 500, same, &placing(Action::Migrate { proc: ANNA, from: vec![NodeId(0)], to: FAR }), "ok");
+        placed(ALL, 500, same, &bind(&[]), "its CPUs are none, or out of order");
+        placed(ALL, 500, same, &bind(&[3, 2]), "its CPUs are none, or out of order");
+        placed(ALL, 500, same, &bind(&[3, 4]), "a CPU is not there");
+        placed("[[target]]\ncomm = '*'\nnuma = false", 500, same, &bind(&[2]), "its target rule keeps it where it is");
+        placed("[numa]\nenabled = false\n[[target]]\ncomm = '*'", 500, same, &bind(&[2]), "its policy places nobody");
+        let paused = |h: &mut Host| h.tell(crate::vocab::Event::Request(crate::vocab::Request::Pause { by: "t".into() }));
+        placed(ALL, 500, paused, &bind(&[2]), "memtier is paused");
+        placed(ALL, 21, same, &move_there(), "the reserve of the node would be used");
+        placed(ALL, 22, same, &move_there(), "ok");
+        placed(ALL, 500, |h| h.sample(Bytes::from_mib(100), 501), &move_there(), "memory pressure is over its bound");
+        placed("[numa]\nquota_mib_per_s = 0\n[[target]]\ncomm = '*'", 500, same, &move_there(), "numa.quota_mib_per_s is exceeded");
+        let circle = placing(Action::Migrate { proc: ANNA, from: vec![NodeId(0), FAR], to: FAR });
+        placed(ALL, 500, same, &circle, "it moves nothing, or in a circle");
+    }
+
+    #[test]
+    fn planted_mistakes_of_placing_are_found() {
+        let planted = |break_it: fn(&mut Step), expect: &str| {
+            let mut step = move_there();
+            break_it(&mut step);
+            placed(ALL, 500, |_| {}, &step, expect);
+        };
+        planted(|s| s.guards.retain(|g| !matches!(g, Guard::NodeFree { .. })), "the guard of the node's reserve is missing");
+        planted(|s| s.guards[2] = Guard::NodeFree { node: FAR, least: Bytes(1) }, "the guard of the node's reserve is missing");
+        planted(|s| s.charge.moved = Bytes(1), "it is charged for another amount");
+        planted(|s| s.by = PolicyId::Autocold, "its policy places nobody");
+        planted(
+            |s| s.action = Action::MovePages { proc: ANNA, to: NodeId(9), ranges: vec![part(1, 0, 512)] },
+            "the node is not there",
+        );
+    }
+
+    #[test]
+    fn what_others_said_of_cpus_and_nodes_holds() {
+        let sample = |cpus: &[u32], mems: &[u32]| {
+            let (cpus_allowed, mems_allowed) = (cpus.iter().copied().collect(), mems.iter().copied().collect());
+            let comm = "anna".to_owned();
+            let rss = Bytes::from_mib(12);
+            let sample = crate::vocab::ProcSample {
+                proc: ANNA,
+                comm,
+                rss,
+                cpus_allowed,
+                mems_allowed,
+                ..crate::vocab::ProcSample::default()
+            };
+            crate::vocab::Event::Sample(crate::vocab::Sample::Proc(Box::new(sample)))
+        };
+        placed(ALL, 500, |h| h.tell(sample(&[0, 1, 2, 3], &[0, 1])), &bind(&[2, 3]), "ok");
+        placed(ALL, 500, |h| h.tell(sample(&[0, 1, 2], &[0, 1])), &bind(&[2]), "somebody else bound it");
+        placed(ALL, 500, |h| h.tell(sample(&[0, 1, 2], &[0, 1])), &move_there(), "ok");
+        placed(ALL, 500, |h| h.tell(sample(&[], &[0])), &move_there(), "its cpuset forbids the node");
     }
 }

@@ -8,10 +8,16 @@ pub const COLD_SLICE: Bytes = Bytes::from_mib(32);
 pub const PAGE_OUT_SLICE: Bytes = Bytes::from_mib(4);
 /// Paging out 512 KiB to zram takes 0.6 ms (docs/hands.md), in which the target cannot map or unmap.
 pub const PAGE_OUT_CALL: Bytes = Bytes::from_kib(512);
+/// Pages between nodes: guards are looked at again after so much ...
+pub const MOVE_SLICE: Bytes = Bytes::from_mib(32);
+/// ... and one call of move_pages(2) takes this much.
+pub const MOVE_CALL: Bytes = Bytes::from_mib(2);
 /// What a range costs in a call beside its pages: a TLB flush and a start, 0.5 to 1.5 us.
 pub const RANGE_COST: Pages = Pages(16);
 /// Reading over a gap of this many pages costs less than another system call.
 pub const BRIDGE: Pages = Pages(64);
+/// What binding one thread takes: two looks at its mask and its start, and the call that sets it.
+pub const BIND_CALLS: u64 = 8;
 /// Handles, and the look whose they are.
 const TO_TAKE_HOLD: u64 = 8;
 
@@ -21,6 +27,8 @@ const TO_TAKE_HOLD: u64 = 8;
 pub fn calls(action: &Action, config: &Config) -> u64 {
     let (slice, call, reads, guards) = match action {
         Action::Scan { .. } => return 0,
+        Action::Bind { .. } | Action::Migrate { .. } => return TO_TAKE_HOLD,
+        Action::MovePages { .. } => (MOVE_SLICE, MOVE_CALL, 2, 2),
         Action::PageOut { .. } => (PAGE_OUT_SLICE, PAGE_OUT_CALL, 2, 2),
         Action::Arm { .. } | Action::Deactivate { .. } => (COLD_SLICE, Bytes::from_mib(config.arm.slice_mib), 1, 1),
     };

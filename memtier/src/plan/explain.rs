@@ -1,7 +1,7 @@
 //! Answers "why" and "why not" about one process, cgroup or the host, from the journal.
 
 use super::journal::{Journal, Noted, Standing};
-use super::{Account, Governor, Selection};
+use super::{Account, Governor, Placed, Selection};
 use crate::model::IdleHistogram;
 use crate::vocab::{Bytes, CgroupId, Hold, Idle, PolicyId, ProcKey, Subject, Time};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Explained {
     /// As of now, whatever moment is explained, like `account` and `idle`.
     pub selection: Selection,
     pub account: Account,
+    /// What placing did to it; none where nothing was tried.
+    #[serde(default)]
+    pub placed: Option<Placed>,
     /// None where it was never walked.
     pub idle: Option<IdleHistogram>,
     /// The last walk, unless it began after the moment that is explained.
@@ -68,6 +71,7 @@ pub fn explain(governor: &Governor, who: Subject, at: Option<Time>) -> Explanati
         comm: models.procs.sample(proc).map(|s| s.comm.clone()).unwrap_or_default(),
         selection: governor.selection(proc),
         account: governor.ledger().account(proc),
+        placed: governor.ledger().placed(proc).cloned(),
         idle: models.heat.get(proc).map(|heat| heat.idle_histogram(now)),
         walk: journal.last_walk(proc).filter(|walk| walk.at <= then).cloned(),
         steps: steps(journal, proc, then),
@@ -167,7 +171,7 @@ impl Explanation {
 impl Explained {
     /// `label` goes before what is as of now.
     fn tell(&self, f: &mut impl fmt::Write, label: &str, when: When<'_>) -> fmt::Result {
-        let Self { proc, comm, selection, account, idle, walk, steps, holds } = self;
+        let Self { proc, comm, selection, account, placed, idle, walk, steps, holds } = self;
         writeln!(f, "{proc} {comm}: {label}{selection}")?;
         if *selection == Selection::NotSelected {
             writeln!(f, "  to select it: `memtier run --pid {}` and the like, a [[target]] rule, or daemon.all", proc.pid)?;
@@ -183,6 +187,9 @@ impl Explained {
             }
         }
         writeln!(f, "; paged out so far {}", account.total.bytes())?;
+        if let Some(Placed { cpus, bound_at: Some(at), moved, .. }) = placed {
+            writeln!(f, "  {label}bound to CPUs {cpus} at {}; moved between nodes so far {}", when(*at), moved.bytes())?;
+        }
         if let Some(walk) = walk {
             noted(f, walk, when)?;
         }

@@ -3,9 +3,9 @@
 use super::Governor;
 use crate::config::{Config, canonical};
 use crate::vocab::{
-    AddrRange, Answer, BLOCK_BYTES, Bits, BlockId, BlockSample, Bytes, Event, Fact, HostFacts, HostSample, Leaf, MapsSample, Need,
-    NodeId, PageChunk, Pressure, PressureKind, ProcKey, ProcSample, Sample, Source, Stamped, SwapBacking, SwapSample, Time, Vma,
-    VmaFlags, VmaKind,
+    AddrRange, Answer, BLOCK_BYTES, Bits, BlockId, BlockSample, Bytes, CpuId, Event, Fact, HostFacts, HostSample, Leaf, MapsSample,
+    Need, NodeFacts, NodeId, NodeSample, NodesSample, PageChunk, Pressure, PressureKind, ProcKey, ProcSample, Sample, Source, Span,
+    Stamped, SwapBacking, SwapSample, Time, Vma, VmaFlags, VmaKind,
 };
 
 /// Blocks 1..=4 of base pages, block 5 huge, block 6 locked.
@@ -29,6 +29,12 @@ pub fn part(block: u64, from: u64, to: u64) -> AddrRange {
     AddrRange { start: block * BLOCK_BYTES + from * 4096, end: block * BLOCK_BYTES + to * 4096 }
 }
 
+fn facts(has: &[Need]) -> HostFacts {
+    let yes = Fact { answer: Answer::Yes, how: String::new(), remedy: String::new() };
+    let facts = has.iter().map(|need| (*need, yes.clone())).collect();
+    HostFacts { facts, own_pid: 99, ..HostFacts::default() }
+}
+
 pub fn config(text: &str) -> Config {
     let mut config: Config = toml::from_str(text).expect("test configuration parses");
     config.daemon.act = true;
@@ -40,9 +46,7 @@ impl Host {
     /// Told everything and walked once, every page young, at 1000 s.
     pub fn new(config: &Config) -> Self {
         let mut host = Self { governor: Governor::new(), now: secs(1000), seq: 0, scans: 0 };
-        let yes = Fact { answer: Answer::Yes, how: String::new(), remedy: String::new() };
-        let facts = [Need::ProcessMadvise, Need::Psi].into_iter().map(|need| (need, yes.clone())).collect();
-        host.tell(Event::Facts(Box::new(HostFacts { facts, own_pid: 99, ..HostFacts::default() })));
+        host.tell(Event::Facts(Box::new(facts(&[Need::ProcessMadvise, Need::Psi]))));
         host.tell(Event::Config(canonical(config)));
         for source in Source::ALL {
             host.tell(Event::Sight { source });
@@ -55,6 +59,32 @@ impl Host {
             host.walk(proc, Bits::ALL);
         }
         host
+    }
+
+    /// It has two nodes of 1000 MiB and two CPUs each, of which both idle. All that was walked lies on node 0.
+    pub fn two_nodes(&mut self, free: [u64; 2]) {
+        let node = |id, first: u32| NodeFacts {
+            id: NodeId(id),
+            total: Bytes::from_mib(1000),
+            cpus: vec![CpuId(first), CpuId(first + 1)],
+            ..NodeFacts::default()
+        };
+        let facts = facts(&[Need::ProcessMadvise, Need::Psi, Need::ManyNodes]);
+        self.tell(Event::Facts(Box::new(HostFacts { nodes: vec![node(0, 0), node(1, 2)], ..facts })));
+        for second in 0..3 {
+            self.now = self.now.after(Span::from_secs(1));
+            let node = |(id, free)| NodeSample {
+                node: NodeId(id),
+                total: Bytes::from_mib(1000),
+                free: Bytes::from_mib(free),
+                inactive_file: Bytes::ZERO,
+                idle: Span::from_secs(10 + 2 * second),
+            };
+            let nodes = (0..).zip(free).map(node).collect();
+            self.tell(Event::Sample(Sample::Nodes(NodesSample { nodes })));
+        }
+        self.walk(ANNA, Bits::ALL);
+        self.walk(BERT, Bits::ALL);
     }
 
     pub fn tell(&mut self, event: Event) {

@@ -8,8 +8,8 @@ use crate::config::{self, Config, KNOBS};
 use crate::model::{Models, ProcHeat, Sight};
 use crate::policy::{self, Advice, Policy, Spacing, View};
 use crate::vocab::{
-    Action, Bytes, End, Event, Guard, Hold, HostFacts, Idle, KernelEvent, Measure, Need, Outcome, PolicyId, ProcKey, ProcSample,
-    Reason, Request, Rule, Sample, Source, Span, Stamped, Step, StepId, Subject, Time,
+    Action, Bytes, End, Event, Guard, Hold, HostFacts, Idle, KernelEvent, Measure, Need, Outcome, Pages, PolicyId, ProcKey,
+    ProcSample, Reason, Request, Rule, Sample, Source, Span, Stamped, Step, StepId, Subject, Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,8 @@ const GRACE: Span = Span::from_secs(60);
 const STALE: Span = Span::from_secs(60);
 /// A step that lost its turn to another one for the same process is proposed again after this.
 const RETRY: Span = Span::from_secs(1);
+/// Placing is worth most while a process is young, and waits for no other hand.
+const SOON: Span = Span::from_millis(10);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Governor {
@@ -75,11 +77,14 @@ impl Governor {
                 self.judge_all();
                 self.reschedule(at);
             }
-            Event::Kernel(KernelEvent::Fork { parent, child }) => self.targets.forked(*parent, *child),
+            Event::Kernel(KernelEvent::Fork { parent, child }) => {
+                self.targets.forked(*parent, *child);
+                self.ledger.forked(*parent, *child);
+            }
             Event::Kernel(KernelEvent::Exec { proc }) => {
                 // Another program in another address space: what was done to the old one says nothing.
                 self.targets.executed(*proc);
-                self.ledger.forget(*proc);
+                self.ledger.executed(*proc);
             }
             Event::Kernel(KernelEvent::Exit { proc }) => self.forget(*proc),
             Event::Kernel(
@@ -99,10 +104,18 @@ impl Governor {
                     self.pull(PolicyId::Slide, at);
                     // Arming comes first, and a process has one step a turn.
                     self.pull(PolicyId::Autocold, at.after(RETRY));
+                    self.pull_numa(at);
                 }
             }
             Event::Sample(Sample::Host(_)) => self.ledger.sampled(at),
-            Event::Sample(Sample::Maps(_) | Sample::Pressure(_) | Sample::Sched(_) | Sample::Reclaim(_) | Sample::Cgroup(_))
+            Event::Sample(
+                Sample::Maps(_)
+                | Sample::Pressure(_)
+                | Sample::Sched(_)
+                | Sample::Reclaim(_)
+                | Sample::Cgroup(_)
+                | Sample::Nodes(_),
+            )
             | Event::Lost { .. }
             | Event::Blind { .. }
             | Event::Sight { .. } => {}
@@ -150,7 +163,7 @@ impl Governor {
             self.turned.insert(policy.id(), now);
         }
         for hold in decision.report.holds.iter().filter(|hold| hold.reason.rule == Rule::SubjectTaken) {
-            self.pull(hold.by, now.after(RETRY));
+            self.pull(hold.by, now.after(if hold.by == PolicyId::Numa { SOON } else { RETRY }));
         }
         for (policy, at) in again {
             self.pull(policy, at.max(Time(now.0 + 1)));
@@ -236,6 +249,13 @@ impl Governor {
         *next = at.min(*next);
     }
 
+    /// Walks and outcomes are what placing goes by; where there is no choice it has only its own turns, to say so.
+    fn pull_numa(&mut self, at: Time) {
+        if self.config.numa.enabled && self.facts.can_place() {
+            self.pull(PolicyId::Numa, at);
+        }
+    }
+
     fn judge_all(&mut self) {
         let samples: Vec<&ProcSample> = self.models.procs.samples().collect();
         self.targets.reconfigured(&samples, &self.config, &self.facts);
@@ -249,7 +269,7 @@ impl Governor {
     fn count(&mut self, proc: ProcKey) {
         let scans = match self.targets.selection(proc).policy() {
             Some(PolicyId::Slide) => u32::try_from(self.config.slide.scans).unwrap_or(u32::MAX),
-            Some(PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold) | None => 0,
+            Some(PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold | PolicyId::Numa) | None => 0,
         };
         self.models.heat.expect_counts(proc, scans);
     }
@@ -283,6 +303,11 @@ impl Governor {
         }
         let walks = self.models.heat.get(proc).map_or(0, ProcHeat::scans);
         self.ledger.settle(decided, &step, outcome, walks);
+        self.models.moved(&step.action, outcome);
+        // Whoever was bound has its pages moved next, slice after slice. What did not work has time.
+        if step.by == PolicyId::Numa && outcome.done.pages > Pages::ZERO {
+            self.pull_numa(self.now);
+        }
         self.journal.settle(proc, outcome);
     }
 
@@ -355,8 +380,16 @@ impl Governor {
         }
         for step in &mut passed {
             match step.action {
-                Action::PageOut { .. } | Action::Deactivate { .. } if !self.config.daemon.act => step.guards.push(Guard::DryRun),
-                Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {}
+                Action::Scan { .. } | Action::Arm { .. } => {}
+                Action::PageOut { .. }
+                | Action::Deactivate { .. }
+                | Action::Bind { .. }
+                | Action::MovePages { .. }
+                | Action::Migrate { .. } => {
+                    if !self.config.daemon.act {
+                        step.guards.push(Guard::DryRun);
+                    }
+                }
             }
         }
         (passed, turns)
@@ -423,7 +456,12 @@ impl Governor {
         self.ledger.charge(now, step, rule);
         match step.action {
             Action::Scan { proc } => drop(self.looks.remove(&proc)),
-            Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {}
+            Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. } => {}
         }
         self.in_flight.insert(step.id, Flight { decided: now, step: step.clone() });
     }

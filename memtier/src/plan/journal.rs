@@ -98,7 +98,12 @@ impl Journal {
             let noted = noted(at, step);
             match step.action {
                 Action::Scan { proc } => drop(self.walks.insert(proc, noted)),
-                Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => turn.steps.push(noted),
+                Action::Arm { .. }
+                | Action::PageOut { .. }
+                | Action::Deactivate { .. }
+                | Action::Bind { .. }
+                | Action::MovePages { .. }
+                | Action::Migrate { .. } => turn.steps.push(noted),
             }
         }
         for hold in &report.holds {

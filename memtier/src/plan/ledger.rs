@@ -8,7 +8,7 @@
 
 use crate::config::Config;
 use crate::model::series::Series;
-use crate::vocab::{Action, Bytes, Charge, End, Guard, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time};
+use crate::vocab::{Action, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,6 +28,9 @@ struct Entry {
     at: Time,
     /// The target rule whose own budget this draws on.
     rule: Option<usize>,
+    /// It moves memory between nodes for numa.
+    #[serde(default)]
+    numa: bool,
     charge: Charge,
 }
 
@@ -44,6 +47,34 @@ pub struct Taken {
     pub unchanged: bool,
     /// Complete walks of the process until then.
     pub walks: u32,
+}
+
+/// What placing did to a process: the CPUs it was given, and what came of the last steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// CPUs that it was bound to, or its parent was when it was born; empty where it never was.
+    pub cpus: IdSet,
+    /// When that was done.
+    pub bound_at: Option<Time>,
+    /// The node that pages were last moved to, and when.
+    pub to: Option<NodeId>,
+    pub moved_at: Option<Time>,
+    /// End of the last step of placing, whatever came of it.
+    pub at: Time,
+    /// That step was advice only: the same would be said again at once.
+    pub unchanged: bool,
+    /// Steps in a row that did less than half of what they should.
+    pub fruitless: u32,
+    /// Pages moved so far.
+    pub moved: Pages,
+}
+
+impl Placed {
+    /// While this lies ahead, trying again is known to be futile.
+    #[must_use]
+    pub fn futile_until(&self) -> Option<Time> {
+        Some(self.at.after(backoff(self.fruitless)?))
+    }
 }
 
 /// What memtier did to one process.
@@ -70,9 +101,13 @@ impl Account {
     /// While this lies ahead, paging out more is known to be futile.
     #[must_use]
     pub fn futile_until(&self) -> Option<Time> {
-        let doublings = self.fruitless.checked_sub(1)?.min(MAX_DOUBLINGS);
-        Some(self.taken?.at.after(Span(BACKOFF.0 << doublings)))
+        Some(self.taken?.at.after(backoff(self.fruitless)?))
     }
+}
+
+fn backoff(fruitless: u32) -> Option<Span> {
+    let doublings = fruitless.checked_sub(1)?.min(MAX_DOUBLINGS);
+    Some(Span(BACKOFF.0 << doublings))
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -87,6 +122,8 @@ pub struct Ledger {
     /// CPU time of arming, in ns, once the outcome has come.
     arming: Series,
     accounts: BTreeMap<ProcKey, Account>,
+    #[serde(default)]
+    placed: BTreeMap<ProcKey, Placed>,
 }
 
 /// Budgets of one window; of one day for writes to swap on flash or disk.
@@ -128,6 +165,12 @@ impl Ledger {
         self.entries.iter().filter(|e| e.rule == Some(rule)).map(|e| e.charge.moved).sum()
     }
 
+    /// Moved between nodes in the window for numa.
+    #[must_use]
+    pub fn moved_by_numa(&self) -> Bytes {
+        self.entries.iter().filter(|e| e.numa).map(|e| e.charge.moved).sum()
+    }
+
     /// Paged out since swap was last sampled, however long ago: that sample does not know of it.
     #[must_use]
     pub const fn unsampled(&self) -> Bytes {
@@ -143,6 +186,12 @@ impl Ledger {
     #[must_use]
     pub fn account(&self, proc: ProcKey) -> Account {
         self.accounts.get(&proc).copied().unwrap_or_default()
+    }
+
+    /// What placing did to a process; none where nothing was tried.
+    #[must_use]
+    pub fn placed(&self, proc: ProcKey) -> Option<&Placed> {
+        self.placed.get(&proc)
     }
 
     pub fn accounts(&self) -> impl Iterator<Item = (ProcKey, &Account)> {
@@ -187,7 +236,11 @@ impl Ledger {
         match step.action {
             Action::Scan { .. } => account.scanned = Some(now),
             Action::Arm { .. } => account.armed = Some(now),
-            Action::PageOut { .. } | Action::Deactivate { .. } => {}
+            Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. } => {}
         }
         if step.charge == Charge::default() {
             return;
@@ -197,7 +250,8 @@ impl Ledger {
         self.used.swap_written = self.used.swap_written.saturating_add(swap_written);
         self.used.armed = self.used.armed.saturating_add(armed);
         self.used.syscalls = self.used.syscalls.saturating_add(syscalls);
-        self.entries.push_back(Entry { step: step.id, at: now, rule, charge: step.charge });
+        let numa = step.by == PolicyId::Numa;
+        self.entries.push_back(Entry { step: step.id, at: now, rule, numa, charge: step.charge });
     }
 
     /// Puts what happened in the place of what was charged, and notes what came of it.
@@ -218,7 +272,7 @@ impl Ledger {
 
     fn note(&mut self, step: &Step, outcome: &Outcome, walks: u32) {
         let account = self.accounts.entry(step.action.proc()).or_default();
-        match step.action {
+        match &step.action {
             Action::Scan { .. } => match outcome.end {
                 End::Done | End::Partial(_) => account.walk = Span(outcome.done.cpu_ns),
                 // Broken off, it would have taken longer.
@@ -248,6 +302,7 @@ impl Ledger {
                     End::Skipped(_) | End::Expired => account.fruitless,
                 };
             }
+            Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => self.place(step, outcome),
             Action::Deactivate { .. } => {
                 let unchanged = match outcome.end {
                     End::Done | End::Partial(_) | End::Skipped(Guard::DryRun) => true,
@@ -259,13 +314,58 @@ impl Ledger {
         }
     }
 
+    fn place(&mut self, step: &Step, outcome: &Outcome) {
+        let placed = self.placed.entry(step.action.proc()).or_default();
+        let (done, at) = (outcome.done, outcome.ended);
+        (placed.at, placed.unchanged) = (at, outcome.end == End::Skipped(Guard::DryRun));
+        match outcome.end {
+            End::Done | End::Partial(_) | End::Failed(_) => {
+                let fruitless = done.pages.0 < done.asked.0.div_ceil(2) || matches!(outcome.end, End::Failed(_));
+                placed.fruitless = if fruitless { placed.fruitless.saturating_add(1) } else { 0 };
+            }
+            End::Skipped(_) | End::Expired => {}
+        }
+        if done.pages == Pages::ZERO {
+            return;
+        }
+        match &step.action {
+            Action::Bind { cpus, .. } => {
+                placed.cpus = cpus.iter().map(|cpu| cpu.0).collect();
+                placed.bound_at = Some(at);
+            }
+            Action::MovePages { to, .. } | Action::Migrate { to, .. } => {
+                (placed.to, placed.moved_at) = (Some(*to), Some(at));
+                placed.moved = placed.moved.saturating_add(done.pages);
+            }
+            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {}
+        }
+    }
+
+    /// A child runs where its parent was bound to.
+    pub(super) fn forked(&mut self, parent: ProcKey, child: ProcKey) {
+        let bound = self.placed.get(&parent).filter(|placed| placed.bound_at.is_some());
+        if let Some(Placed { cpus, bound_at, .. }) = bound.cloned() {
+            self.placed.insert(child, Placed { cpus, bound_at, ..Placed::default() });
+        }
+    }
+
+    /// It is another program now. Its threads stay bound.
+    pub(super) fn executed(&mut self, proc: ProcKey) {
+        self.accounts.remove(&proc);
+        if let Some(placed) = self.placed.get_mut(&proc) {
+            *placed = Placed { cpus: std::mem::take(&mut placed.cpus), bound_at: placed.bound_at, ..Placed::default() };
+        }
+    }
+
     pub(super) fn forget(&mut self, proc: ProcKey) {
         self.accounts.remove(&proc);
+        self.placed.remove(&proc);
     }
 
     /// Drops what a lost exit event left behind.
     pub(super) fn retain(&mut self, alive: impl Fn(ProcKey) -> bool) {
         self.accounts.retain(|&proc, _| alive(proc));
+        self.placed.retain(|&proc, _| alive(proc));
     }
 }
 
@@ -274,6 +374,7 @@ fn really(step: &Step, outcome: &Outcome) -> Charge {
     let done = outcome.done.pages.bytes();
     match step.action {
         Action::Scan { .. } => Charge::default(),
+        Action::Bind { .. } => Charge { syscalls: outcome.done.syscalls, ..Charge::default() },
         Action::Arm { .. } => Charge { armed: done, syscalls: outcome.done.syscalls, ..Charge::default() },
         Action::PageOut { .. } => Charge {
             moved: done,
@@ -281,8 +382,10 @@ fn really(step: &Step, outcome: &Outcome) -> Charge {
             armed: Bytes::ZERO,
             syscalls: outcome.done.syscalls,
         },
-        // Nothing moves; what was put at the end of the LRU counts as handled.
-        Action::Deactivate { .. } => Charge { moved: done, syscalls: outcome.done.syscalls, ..Charge::default() },
+        // Of a deactivation nothing moves; what was put at the end of the LRU counts as handled.
+        Action::Deactivate { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {
+            Charge { moved: done, syscalls: outcome.done.syscalls, ..Charge::default() }
+        }
     }
 }
 

@@ -23,6 +23,9 @@ pub enum Selection {
         floor: Bytes,
         /// Share of the common budget.
         moved_per_s: Option<Bytes>,
+        /// Its threads and pages may be placed among nodes.
+        #[serde(default)]
+        placed: bool,
     },
     Excluded(usize),
     /// No rule matches, or nothing is known about the process yet.
@@ -40,17 +43,29 @@ impl Selection {
             Self::Excluded(_) | Self::NotSelected | Self::Protected(_) => None,
         }
     }
+
+    /// Whether its threads and pages may be placed among nodes.
+    #[must_use]
+    pub const fn placed(self) -> bool {
+        match self {
+            Self::Selected { placed, .. } => placed,
+            Self::Excluded(_) | Self::NotSelected | Self::Protected(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Selected { rule, policy, floor, moved_per_s } => {
+            Self::Selected { rule, policy, floor, moved_per_s, placed } => {
                 match rule {
                     Some(rule) => write!(f, "selected by target rule {}", rule + 1)?,
                     None => f.write_str("selected by daemon.all")?,
                 }
                 write!(f, " for {policy}")?;
+                if !placed && *policy != PolicyId::Watch {
+                    f.write_str(", not placed")?;
+                }
                 if *floor > Bytes::ZERO {
                     write!(f, ", floor {floor}")?;
                 }
@@ -159,9 +174,11 @@ impl Targets {
             None if config.daemon.all => None,
             None => return Selection::NotSelected,
         };
+        let policy = rule.and_then(|r| r.policy).unwrap_or(PolicyId::Autocold);
         Selection::Selected {
             rule: found,
-            policy: rule.and_then(|r| r.policy).unwrap_or(PolicyId::Autocold),
+            policy,
+            placed: policy != PolicyId::Watch && rule.and_then(|r| r.numa).unwrap_or(true),
             floor: Bytes::from_mib(rule.and_then(|r| r.floor_mib).unwrap_or(0)),
             moved_per_s: rule.and_then(|r| r.moved_mib_per_s).map(Bytes::from_mib),
         }
@@ -237,7 +254,7 @@ const CONDITIONS: [(&str, &str); 6] = [
 
 /// How each condition fits; none where the rule does not make it.
 fn fits(rule: &Target, sample: &ProcSample, lineage: Option<&BTreeSet<u32>>) -> [Option<bool>; CONDITIONS.len()] {
-    let Target { pid, comm, exe, cgroup, unit, uid, exclude: _, policy: _, floor_mib: _, moved_mib_per_s: _ } = rule;
+    let Target { pid, comm, exe, cgroup, unit, uid, exclude: _, policy: _, floor_mib: _, moved_mib_per_s: _, numa: _ } = rule;
     [
         pid.map(|pid| lineage.is_some_and(|pids| pids.contains(&pid))),
         comm.as_deref().map(|pattern| glob(as_the_kernel_cuts(pattern), &sample.comm)),
@@ -254,7 +271,7 @@ fn matches(rule: &Target, sample: &ProcSample, lineage: Option<&BTreeSet<u32>>) 
 
 /// The conditions as they stand in the configuration.
 fn written(rule: &Target) -> String {
-    let conditions = Target { policy: None, floor_mib: None, moved_mib_per_s: None, ..rule.clone() };
+    let conditions = Target { policy: None, floor_mib: None, moved_mib_per_s: None, numa: None, ..rule.clone() };
     toml::to_string(&conditions).expect("a rule is a flat table of scalars").trim_end().replace('\n', ", ")
 }
 
@@ -337,7 +354,7 @@ mod tests {
     }
 
     const fn by(rule: usize) -> Selection {
-        Selection::Selected { rule: Some(rule), policy: PolicyId::Autocold, floor: Bytes::ZERO, moved_per_s: None }
+        Selection::Selected { rule: Some(rule), policy: PolicyId::Autocold, floor: Bytes::ZERO, moved_per_s: None, placed: true }
     }
 
     #[test]
@@ -376,7 +393,7 @@ mod tests {
         check(
             "[daemon]\nall = true",
             |_| {},
-            Selection::Selected { rule: None, policy: PolicyId::Autocold, floor: Bytes::ZERO, moved_per_s: None },
+            Selection::Selected { rule: None, policy: PolicyId::Autocold, floor: Bytes::ZERO, moved_per_s: None, placed: true },
         );
     }
 
@@ -408,6 +425,7 @@ mod tests {
                 policy: PolicyId::Slide,
                 floor: Bytes::from_mib(3),
                 moved_per_s: Some(Bytes::from_mib(2)),
+                placed: true,
             },
         );
     }

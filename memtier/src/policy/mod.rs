@@ -2,6 +2,9 @@
 
 mod arm;
 mod autocold;
+mod board;
+mod numa;
+mod placement;
 mod slide;
 mod taking;
 mod watch;
@@ -89,8 +92,8 @@ pub trait Policy: Sync {
 
 /// Every policy, in the order of their ids.
 #[must_use]
-pub fn all() -> [&'static dyn Policy; 4] {
-    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold]
+pub fn all() -> [&'static dyn Policy; 5] {
+    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa]
 }
 
 impl View<'_> {
@@ -105,6 +108,11 @@ impl View<'_> {
     pub fn is_answered(&self, proc: ProcKey) -> bool {
         let walked = self.models.heat.get(proc).and_then(ProcHeat::scan_at);
         walked.is_some_and(|walked| walked <= self.answered)
+    }
+
+    /// Selected processes whose threads and memory may be placed among nodes, ascending.
+    pub fn placed(&self) -> impl Iterator<Item = (ProcKey, Selection)> {
+        self.targets.iter().filter(|(_, selection)| selection.placed())
     }
 
     /// Processes selected for a policy, ascending.

@@ -41,17 +41,16 @@ impl Refusal {
 pub fn host(view: &View<'_>) -> Result<Permil, Refusal> {
     swap(view).map_err(Refusal::Idle)?;
     let brake = &view.config.brake;
-    let memory = pressure(
-        view,
-        PressureKind::Memory,
-        Measure::MemoryPressure,
-        brake.memory_some_centipercent,
-        "brake.memory_some_centipercent",
-    )
-    .map_err(Refusal::Hold)?;
+    let memory = memory_calm(view).map_err(Refusal::Hold)?;
     let io = pressure(view, PressureKind::Io, Measure::IoPressure, brake.io_some_centipercent, "brake.io_some_centipercent")
         .map_err(Refusal::Hold)?;
     Ok(memory.min(io))
+}
+
+/// The share of a full step that the host's memory pressure allows.
+pub fn memory_calm(view: &View<'_>) -> Result<Permil, Reason> {
+    let bound = view.config.brake.memory_some_centipercent;
+    pressure(view, PressureKind::Memory, Measure::MemoryPressure, bound, "brake.memory_some_centipercent")
 }
 
 fn swap(view: &View<'_>) -> Result<(), Reason> {

@@ -46,9 +46,12 @@ impl Policy for Watch {
         for sample in &census.watched {
             let proc = sample.proc;
             let periods = spacing.periods(view, proc);
-            if !view.looks.contains(&proc) && grid.due(view, proc, periods) {
-                advice.proposals.push(scan(view, proc, sample.rss.pages().0, grid.reason(view, proc, periods)));
+            if view.looks.contains(&proc) {
+                continue;
             }
+            let due = grid.due(view, proc, periods).then(|| grid.reason(view, proc, periods));
+            let reason = due.or_else(|| grid.hurried(view, proc));
+            advice.proposals.extend(reason.map(|reason| scan(view, proc, sample.rss.pages().0, reason)));
         }
         if grid.slot(view.now) == 0 {
             for (proc, reason) in census.refused {
@@ -83,6 +86,20 @@ impl Grid {
         let Some(turn) = now.checked_sub((now + slots - mine) % slots) else { return false };
         let known = view.models.procs.get(proc).map(|info| info.since);
         view.ledger.account(proc).scanned.or(known).is_none_or(|last| turn * self.turn.0 > last.0)
+    }
+
+    /// Placing cannot wait for a turn: a process that was never walked grows where it happens to run, and what a move left
+    /// behind shows in a walk only. One walk more after each move that a turn has passed since.
+    fn hurried(&self, view: &View<'_>, proc: ProcKey) -> Option<Reason> {
+        if !view.config.numa.enabled || !view.facts.can_place() || !view.targets.selection(proc).placed() {
+            return None;
+        }
+        let Some(last) = view.ledger.account(proc).scanned else {
+            return Some(Reason::new(Rule::ScanDue).note("the first walk"));
+        };
+        let moved = view.ledger.placed(proc)?.moved_at.filter(|&moved| moved >= last)?;
+        let since = view.now.since(moved);
+        (since >= self.turn).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastMove, since, self.turn, "scan.period_ms"))
     }
 
     fn reason(&self, view: &View<'_>, proc: ProcKey, periods: u64) -> Reason {

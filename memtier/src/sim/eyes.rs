@@ -3,8 +3,8 @@
 use super::world::{Happening, TICK, World};
 use crate::config::Config;
 use crate::vocab::{
-    Answer, CgroupId, CgroupSample, CpuId, CpuTime, Event, Fact, HostFacts, HostSample, KernelEvent, Need, NodeFacts, NodeId,
-    Pages, Pressure, PressureKind, ProcSample, ReclaimCounts, Sample, SchedSample, Source, Span, SwapSample, Time, VmaKind,
+    Answer, CgroupId, CgroupSample, Event, Fact, HostFacts, HostSample, KernelEvent, Need, Pages, Pressure, PressureKind,
+    ProcSample, ReclaimCounts, Sample, SchedSample, Source, Span, SwapSample, Time, VmaKind,
 };
 
 /// One of so many major faults is sampled.
@@ -21,7 +21,7 @@ const fn source_of(event: &Event) -> Option<Source> {
         Event::Kernel(KernelEvent::PagesMoved { .. }) => Some(Source::Migrate),
         Event::Kernel(KernelEvent::Region { .. }) => Some(Source::Damon),
         Event::Sample(Sample::Pages(_)) => Some(Source::Walker),
-        Event::Sample(Sample::Host(_)) => Some(Source::Host),
+        Event::Sample(Sample::Host(_) | Sample::Nodes(_)) => Some(Source::Host),
         Event::Sample(Sample::Pressure(_)) => Some(Source::Psi),
         Event::Sample(Sample::Reclaim(_)) => Some(Source::Reclaim),
         Event::Sample(Sample::Cgroup(_)) => Some(Source::Cgroup),
@@ -102,22 +102,16 @@ impl World {
             |yes| Fact { answer: if yes { Answer::Yes } else { Answer::No }, how: "simulated".into(), remedy: String::new() };
         let mut facts: std::collections::BTreeMap<_, _> = ALL.into_iter().map(|n| (n, fact(!self.lacks.contains(&n)))).collect();
         facts.insert(Need::Swap, fact(self.swap.is_some()));
-        facts.insert(Need::ManyNodes, fact(self.nodes > 1));
-        let nodes = u64::from(self.nodes);
+        facts.insert(Need::NumaBalancing, fact(self.balancing));
+        facts.insert(Need::ManyNodes, fact(self.nodes.len() > 1));
         HostFacts {
             kernel: "simulated".into(),
             arch: "x86_64".into(),
             page_bytes: crate::vocab::PAGE_BYTES,
             memory: self.memory,
-            cpus: 2,
-            nodes: (0..self.nodes)
-                .map(|id| NodeFacts {
-                    id: NodeId(id),
-                    total: self.memory.scale(1, nodes),
-                    cpus: if id == 0 { vec![CpuId(0), CpuId(1)] } else { Vec::new() },
-                    distances: (0..self.nodes).map(|to| (NodeId(to), if id == to { 10 } else { 20 })).collect(),
-                })
-                .collect(),
+            cpus: self.cpus(),
+            smt_width: 1,
+            nodes: self.node_facts(),
             facts,
             swap_written_today: crate::vocab::Bytes::ZERO,
             own_pid: super::hands::OWN.pid,
@@ -136,7 +130,7 @@ impl World {
             uid: p.spec.uid,
             cgroup: p.spec.cgroup.into(),
             cgroup_id: p.cgroup,
-            threads: 1,
+            threads: p.spec.threads,
             rss: p.resident.bytes(),
             rss_anon: Pages(p.resident.0 - file).bytes(),
             rss_file: Pages(file).bytes(),
@@ -150,6 +144,8 @@ impl World {
             major_faults: p.major,
             cpu_ticks: p.ran_ns / 10_000_000,
             waited: Span(p.waited_ns),
+            cpus_allowed: if p.cpus.is_empty() { (0..self.cpus()).collect() } else { p.cpus.iter().copied().collect() },
+            mems_allowed: (0..self.nodes.len() as u32).collect(),
         };
         self.tell(Event::Sample(Sample::Proc(Box::new(sample))));
     }
@@ -163,6 +159,7 @@ impl World {
         self.tell_reclaim();
         if self.ticks % HOST_EVERY == 1 {
             self.tell_host();
+            self.tell_nodes();
             self.tell_pressure();
         }
         if self.ticks % PROC_EVERY == 1 {
@@ -174,14 +171,7 @@ impl World {
     }
 
     fn tell_sched(&mut self) {
-        let times = self.procs.values().map(|p| CpuTime {
-            proc: p.key,
-            tid: p.key.pid,
-            cpu: CpuId(p.key.pid % 2),
-            runtime_ns: p.runs_ns(),
-            switches: 10,
-        });
-        let sample = SchedSample { period_ns: TICK.0, times: times.collect() };
+        let sample = SchedSample { period_ns: TICK.0, times: self.cpu_times() };
         self.tell(Event::Sample(Sample::Sched(sample)));
     }
 
@@ -226,7 +216,7 @@ impl World {
             refault_anon: Pages(c.swapped_in),
             refault_file: Pages::ZERO,
             major_faults: c.major,
-            node_free: (0..self.nodes).map(|id| (NodeId(id), self.free().scale(1, u64::from(self.nodes)))).collect(),
+            node_free: self.node_free(),
         };
         self.tell(Event::Sample(Sample::Host(Box::new(sample))));
     }

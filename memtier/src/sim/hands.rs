@@ -1,12 +1,13 @@
 //! The simulated host's hands: each step begins a moment after it was planned and ends in exactly one outcome.
 
+use super::nodes::Moved;
 use super::rng::{Purpose, Rng};
 use super::world::{Happening, World};
 use crate::config::Config;
 use crate::plan::calls::calls;
 use crate::vocab::{
-    Action, AddrRange, Amount, BLOCK_BYTES, BLOCK_PAGES, Bytes, End, Event, Fault, Guard, MapsSample, NodeId, Outcome, PageChunk,
-    Pages, Permil, ProcKey, Sample, Source, Span, Step, SwapBacking, Time,
+    Action, AddrRange, Amount, BLOCK_BYTES, BLOCK_PAGES, Bytes, End, Event, Fault, Guard, MapsSample, Outcome, PageChunk, Pages,
+    Permil, ProcKey, Sample, Source, Span, Step, SwapBacking, Time,
 };
 
 /// The daemon that would run on this host.
@@ -62,6 +63,24 @@ impl World {
                 let pages = self.page_out(proc, &ranges);
                 self.finish(&step, now, pages, half);
             }
+            Action::Bind { cpus, .. } => {
+                let p = self.procs.get_mut(&proc.pid).expect("lives() was true");
+                p.cpus = cpus.iter().map(|cpu| cpu.0).collect();
+                let threads = u64::from(p.spec.threads);
+                self.placed(&step, Moved { pages: threads, elsewhere: threads, missed: Vec::new() });
+            }
+            Action::MovePages { to, ranges, .. } => {
+                let part = if half { first_half(ranges) } else { ranges.clone() };
+                let mut moved = self.move_to(proc, &part, &[], *to, kept(&step));
+                let done = part.last().map_or(0, |range| range.end);
+                let rest = ranges.iter().map(|r| AddrRange { start: r.start.max(done), end: r.end });
+                moved.missed.extend(rest.filter(|r| r.start < r.end));
+                self.placed(&step, moved);
+            }
+            Action::Migrate { from, to, .. } => {
+                let moved = self.move_to(proc, &[AddrRange::EVERYTHING], from, *to, kept(&step));
+                self.placed(&step, moved);
+            }
         }
     }
 
@@ -75,6 +94,13 @@ impl World {
             (false, false) => End::Done,
         };
         self.outcome(step, began, done, end);
+    }
+
+    fn placed(&mut self, step: &Step, Moved { pages, elsewhere, missed }: Moved) {
+        let syscalls = calls(&step.action, &Config::default());
+        let done = Amount { pages: Pages(pages), asked: Pages(elsewhere), syscalls, cpu_ns: pages * 1000 };
+        let end = if pages < elsewhere || !missed.is_empty() { End::Partial("some stayed".into()) } else { End::Done };
+        self.ended(step, self.now, done, end, missed);
     }
 
     fn page_out(&mut self, proc: ProcKey, ranges: &[AddrRange]) -> Pages {
@@ -121,7 +147,7 @@ impl World {
         let ids: Vec<u64> = p.blocks.range(walk.at..).take(CHUNK_BLOCKS as usize).map(|(&b, _)| b).collect();
         let onward = ids.last().and_then(|&b| p.blocks.range(b + 1..).next()).map(|(&b, _)| b);
         let end = onward.map_or(AddrRange::EVERYTHING.end, |b| b * BLOCK_BYTES);
-        let blocks: Vec<_> = ids.iter().filter_map(|&b| p.look(b, NodeId((b % u64::from(self.nodes)) as u16))).collect();
+        let blocks: Vec<_> = ids.iter().filter_map(|&b| p.look(b)).collect();
         walk.seen += blocks.len() as u64 * BLOCK_PAGES as u64;
         let range = AddrRange { start: walk.at * BLOCK_BYTES, end };
         let chunk = PageChunk { proc, scan: walk.scan, range, blocks, last: onward.is_none() };
@@ -136,11 +162,15 @@ impl World {
     }
 
     fn outcome(&mut self, step: &Step, began: Time, done: Amount, end: End) {
+        self.ended(step, began, done, end, Vec::new());
+    }
+
+    fn ended(&mut self, step: &Step, began: Time, done: Amount, end: End, missed: Vec<AddrRange>) {
         self.truth.ended(&end);
         let mut rng = Rng::of(self.seed, Purpose::Step, step.id.decision << 32 ^ u64::from(step.id.index) << 8 ^ 1);
         let late = if rng.chance(self.faults.late) { Span::from_millis(1000 + rng.below(60_000)) } else { Span::from_millis(1) };
         let ended = self.now.after(late);
-        self.push(ended, Happening::Tell(Event::Outcome(Outcome { step: step.id, began, ended, done, end, missed: Vec::new() })));
+        self.push(ended, Happening::Tell(Event::Outcome(Outcome { step: step.id, began, ended, done, end, missed })));
     }
 
     fn lives(&self, proc: ProcKey) -> bool {
@@ -156,9 +186,16 @@ impl World {
             Guard::Alive(proc) => self.lives(*proc),
             Guard::SwapFree { least } => self.swap_free() >= *least,
             Guard::Calm { most_avg10 } => self.memory_stall.avg10() <= *most_avg10,
+            Guard::NodeFree { node, least } => self.free_on(*node).is_some_and(|(free, _)| free >= *least),
             Guard::DryRun => false,
         }
     }
+}
+
+/// What a move must leave free on its node.
+fn kept(step: &Step) -> Bytes {
+    let least = |guard: &Guard| if let Guard::NodeFree { least, .. } = guard { Some(*least) } else { None };
+    step.guards.iter().filter_map(least).max().unwrap_or(Bytes::ZERO)
 }
 
 fn failed(step: &Step, errno: i32, message: &str) -> End {

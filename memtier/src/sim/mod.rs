@@ -3,16 +3,18 @@
 //! It tells the same events that the observers tell and carries out the same steps that the hands carry out, so the
 //! Governor cannot know the difference. Time is simulated: an hour of a small host takes a second.
 //!
-//! Deliberately absent: page cache, NUMA latencies, CPU contention. What no policy decides by is not simulated.
+//! Deliberately absent: page cache, latencies of nodes, CPU contention. What no policy decides by is not simulated.
 
 mod eyes;
 mod hands;
+mod nodes;
 mod process;
 mod rng;
 mod scenario;
 mod truth;
 mod world;
 
+pub use nodes::NodeSpec;
 pub use process::{Pattern, ProcSpec, RegionSpec};
 pub use scenario::{Change, Faults, INCOMPRESSIBLE, Scenario, SwapSpec};
 pub use truth::{ProcTruth, Truth};

@@ -50,6 +50,8 @@ pub struct RegionSpec {
     pub huge: bool,
     pub kind: VmaKind,
     pub flags: VmaFlags,
+    /// No page of it moves to another node.
+    pub pinned: bool,
 }
 
 impl Default for RegionSpec {
@@ -62,6 +64,7 @@ impl Default for RegionSpec {
             huge: false,
             kind: VmaKind::Anon,
             flags: VmaFlags::WRITE,
+            pinned: false,
         }
     }
 }
@@ -83,12 +86,28 @@ pub struct ProcSpec {
     pub oom_score_adj: i32,
     pub locked: Bytes,
     pub regions: Vec<RegionSpec>,
+    pub threads: u32,
+    /// What each thread runs of a second.
+    pub busy: Permil,
+    /// CPUs that somebody bound it to; empty for all.
+    pub cpus: Vec<u32>,
 }
 
 impl ProcSpec {
     #[must_use]
     pub fn new(comm: &'static str, regions: Vec<RegionSpec>) -> Self {
-        Self { comm, cgroup: "/", uid: 1000, class: SchedClass::Normal, oom_score_adj: 0, locked: Bytes::ZERO, regions }
+        Self {
+            comm,
+            cgroup: "/",
+            uid: 1000,
+            class: SchedClass::Normal,
+            oom_score_adj: 0,
+            locked: Bytes::ZERO,
+            regions,
+            threads: 1,
+            busy: Permil(200),
+            cpus: Vec::new(),
+        }
     }
 }
 
@@ -99,6 +118,8 @@ pub(super) struct Block {
     pub dirty: Bits,
     pub swapped: Bits,
     pub huge: bool,
+    /// None before it was first looked at.
+    pub node: Option<usize>,
     /// Truth that no observer has: touched in this truth window, and in the one before.
     recent: [Bits; 2],
 }
@@ -129,6 +150,8 @@ pub(super) struct Process {
     pub starved: bool,
     pub ran_ns: u64,
     pub waited_ns: u64,
+    /// CPUs that it may run on; empty for all.
+    pub cpus: Vec<u32>,
     born: Time,
     next: u64,
 }
@@ -167,6 +190,7 @@ impl Process {
             starved: false,
             ran_ns: 0,
             waited_ns: 0,
+            cpus: spec.cpus.clone(),
             born: now,
             next: FIRST,
         };
@@ -223,15 +247,15 @@ impl Process {
         out
     }
 
-    /// CPU time of a second. Whoever wants to run gets a little.
+    /// CPU time of a second of one thread. Whoever wants to run gets a little.
     pub(super) const fn runs_ns(&self) -> u64 {
-        if self.starved { 1_000_000 } else { 200_000_000 }
+        if self.starved { 1_000_000 } else { self.spec.busy.0 * 1_000_000 }
     }
 
     /// One second of life.
     pub(super) fn live(&mut self, now: Time) -> Touched {
         let mut all = Touched::default();
-        self.ran_ns += self.runs_ns();
+        self.ran_ns += self.runs_ns() * u64::from(self.spec.threads);
         if self.starved {
             self.waited_ns += super::world::TICK.0 - self.runs_ns();
             return all;
@@ -344,8 +368,9 @@ impl Process {
     }
 
     /// What a walker sees of one block.
-    pub(super) fn look(&self, block: u64, node: NodeId) -> Option<BlockSample> {
+    pub(super) fn look(&self, block: u64) -> Option<BlockSample> {
         let b = self.blocks.get(&block)?;
+        let node = NodeId(b.node.unwrap_or(0) as u16);
         let some = !(b.present.is_empty() && b.swapped.is_empty());
         some.then_some(BlockSample {
             block: BlockId(block),

@@ -1,5 +1,6 @@
 //! What a simulated run is made of: a host, processes, a script of changes, and faults.
 
+use super::nodes::NodeSpec;
 use super::process::{Pattern, ProcSpec};
 use crate::config::Config;
 use crate::vocab::{Bytes, Need, Permil, Request, Source, Span, SwapBacking};
@@ -63,6 +64,11 @@ pub enum Change {
     Take(Bytes),
     /// A node with that much memory is removed; new facts follow.
     RemoveNode(Bytes),
+    /// Somebody else says on which CPUs it may run.
+    Affinity {
+        comm: &'static str,
+        cpus: Vec<u32>,
+    },
     SwapLimit {
         cgroup: &'static str,
         limit: Bytes,
@@ -76,12 +82,14 @@ pub enum Change {
 pub struct Scenario {
     pub name: &'static str,
     pub memory: Bytes,
-    pub nodes: u16,
+    pub nodes: Vec<NodeSpec>,
     pub swap: Option<SwapSpec>,
     pub procs: Vec<ProcSpec>,
     pub script: Vec<(Span, Change)>,
     pub faults: Faults,
     pub lacks: Vec<Need>,
+    /// kernel.numa_balancing is on; what it does is not simulated.
+    pub balancing: bool,
     pub length: Span,
 }
 
@@ -92,12 +100,13 @@ impl Scenario {
         Self {
             name,
             memory: Bytes::from_mib(1024),
-            nodes: 2,
+            nodes: NodeSpec::USUAL.to_vec(),
             swap: Some(SwapSpec { size: Bytes::from_mib(1024), backing: SwapBacking::Zram, limit: Bytes::ZERO }),
             procs: Vec::new(),
             script: Vec::new(),
             faults: Faults::default(),
             lacks: Vec::new(),
+            balancing: false,
             length,
         }
     }

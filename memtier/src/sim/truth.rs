@@ -17,6 +17,9 @@ pub struct ProcTruth {
     pub refaults: u64,
     /// Least resident memory right after one of our page-outs.
     pub least_resident: Option<Pages>,
+    /// Resident pages by node, and the CPUs that it was bound to.
+    pub on: BTreeMap<u16, Pages>,
+    pub cpus: Vec<u32>,
 }
 
 /// The books of a run.
@@ -40,12 +43,19 @@ pub struct Truth {
     /// Huge pages that our steps split.
     pub splits: u64,
     pub oom_kills: u64,
+    /// Moved between nodes by our steps.
+    pub moved: Pages,
+    /// The shortest time between two moves of the same block by our steps.
+    pub shortest_crossing: Option<Span>,
+    /// Least share of its memory that a node had free right after a move to it.
+    pub least_node_free: Option<Permil>,
     /// Records lost by source, as they were told.
     pub lost: BTreeMap<Source, u64>,
     pub procs: BTreeMap<&'static str, ProcTruth>,
     pub(super) last_start: BTreeMap<u32, u64>,
     out: BTreeSet<(ProcKey, u64)>,
     back: BTreeMap<(ProcKey, u64), Time>,
+    crossed: BTreeMap<(ProcKey, u64), Time>,
 }
 
 impl Truth {
@@ -92,6 +102,20 @@ impl Truth {
         }
     }
 
+    pub(super) fn moved(&mut self, now: Time, proc: ProcKey, blocks: &[u64], pages: Pages, free: Permil) {
+        if blocks.is_empty() {
+            return;
+        }
+        self.moved = self.moved.saturating_add(pages);
+        self.least_node_free = Some(self.least_node_free.map_or(free, |least| least.min(free)));
+        for &block in blocks {
+            if let Some(before) = self.crossed.insert((proc, block), now) {
+                let span = now.since(before);
+                self.shortest_crossing = Some(self.shortest_crossing.map_or(span, |s| s.min(span)));
+            }
+        }
+    }
+
     /// The kernel took these: what becomes of them is not our doing.
     pub(super) fn forget(&mut self, key: ProcKey, pages: &[u64]) {
         for &page in pages {
@@ -102,6 +126,7 @@ impl Truth {
     pub(super) fn exited(&mut self, key: ProcKey) {
         self.out.retain(|(proc, _)| *proc != key);
         self.back.retain(|(proc, _), _| *proc != key);
+        self.crossed.retain(|(proc, _), _| *proc != key);
     }
 
     pub(super) fn ended(&mut self, end: &End) {
@@ -122,6 +147,10 @@ impl Truth {
             own.resident.0 += p.resident.0;
             own.swapped.0 += p.swapped.0;
             own.untouched.0 += p.untouched().0;
+            own.cpus.clone_from(&p.cpus);
+            for block in p.blocks.values() {
+                own.on.entry(block.node.unwrap_or(0) as u16).or_default().0 += u64::from(block.present.count());
+            }
         }
     }
 }

@@ -76,9 +76,12 @@ pub struct World {
     pub(super) now: Time,
     pub(super) memory: Bytes,
     pub(super) taken: Bytes,
-    pub(super) nodes: u16,
+    pub(super) nodes: Vec<super::nodes::NodeSpec>,
+    /// What the CPUs of each node idled since boot.
+    pub(super) idle_ns: Vec<u64>,
     pub(super) swap: Option<SwapSpec>,
     pub(super) lacks: BTreeSet<crate::vocab::Need>,
+    pub(super) balancing: bool,
     pub(super) procs: BTreeMap<u32, Process>,
     pub(super) cgroups: Vec<(&'static str, Bytes)>,
     pub(super) faults: Faults,
@@ -110,15 +113,17 @@ impl World {
     /// The host at its first moment, `config` being what the operator wrote.
     #[must_use]
     pub fn new(seed: u64, scenario: &Scenario, config: &crate::config::Config) -> Self {
-        let Scenario { name: _, memory, nodes, swap, procs, script, faults, lacks, length: _ } = scenario;
+        let Scenario { name: _, memory, nodes, swap, procs, script, faults, lacks, balancing, length: _ } = scenario;
         let mut w = Self {
             seed,
             now: START,
             memory: *memory,
             taken: Bytes::ZERO,
-            nodes: *nodes,
+            nodes: nodes.clone(),
+            idle_ns: vec![0; nodes.len()],
             swap: *swap,
             lacks: lacks.iter().copied().collect(),
+            balancing: *balancing,
             procs: BTreeMap::new(),
             cgroups: vec![("/", Bytes::MAX)],
             faults: *faults,
@@ -198,6 +203,8 @@ impl World {
             Happening::Tick | Happening::Change(_) | Happening::Die(_) | Happening::Reuse(_) => true,
         });
         self.told = 0;
+        // A new daemon undoes what the old one left behind.
+        self.procs.values_mut().for_each(|p| p.cpus.clone_from(&p.spec.cpus));
         self.tell_start(config);
         for pid in self.procs.keys().copied().collect::<Vec<_>>() {
             self.tell_proc(pid);
@@ -226,6 +233,8 @@ impl World {
             self.account(key, &touched);
             self.relieve(Some(key));
         }
+        self.idle();
+        self.lie_down();
         self.mischief();
         if self.procs.values().any(|p| p.starved) {
             self.cpu_stall.this_tick_us = TICK.0 / 1000;
@@ -375,6 +384,7 @@ impl World {
             let parent = self.procs.get(&parent).map_or(ProcKey { pid: parent, start: 1 }, |p| p.key);
             self.tell(Event::Kernel(KernelEvent::Fork { parent, child: key }));
         }
+        self.lie_down();
         self.tell_proc(pid);
         self.relieve(None);
         key
@@ -406,7 +416,10 @@ impl World {
                 if let Some(key) = self.find(comm) {
                     let old = self.procs.remove(&key.pid).expect("find only returns processes that live");
                     self.truth.exited(key);
-                    self.procs.insert(key.pid, Process::new(self.seed, self.now, key, old.parent, old.cgroup, &old.spec));
+                    let mut new = Process::new(self.seed, self.now, key, old.parent, old.cgroup, &old.spec);
+                    new.cpus = old.cpus;
+                    self.procs.insert(key.pid, new);
+                    self.lie_down();
                     self.tell(Event::Kernel(KernelEvent::Exec { proc: key }));
                     self.tell_proc(key.pid);
                 }
@@ -423,11 +436,11 @@ impl World {
                 self.relieve(None);
             }
             Change::RemoveNode(bytes) => {
-                self.memory = self.memory.saturating_sub(bytes);
-                self.nodes = self.nodes.saturating_sub(1).max(1);
+                self.remove_node(bytes);
                 self.relieve(None);
                 self.tell(Event::Facts(Box::new(self.facts())));
             }
+            Change::Affinity { comm, cpus } => self.proc_named(comm, |p| (p.spec.cpus, p.cpus) = (cpus.clone(), cpus)),
             Change::SwapLimit { cgroup, limit } => {
                 let id = self.cgroup_id(cgroup);
                 self.cgroups[id.0 as usize - 1].1 = limit;

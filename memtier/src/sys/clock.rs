@@ -9,6 +9,12 @@ pub fn boottime() -> Time {
     Time(nanoseconds(ClockId::CLOCK_BOOTTIME))
 }
 
+/// Now, on the clock that stands still while the host sleeps.
+#[must_use]
+pub fn monotonic() -> Time {
+    Time(nanoseconds(ClockId::CLOCK_MONOTONIC))
+}
+
 /// Unix time at zero of that clock, by the wall clock as it goes now.
 #[must_use]
 pub fn unix_at_zero() -> i64 {

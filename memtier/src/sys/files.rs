@@ -102,13 +102,28 @@ impl Root {
     }
 }
 
-/// Start time in clock ticks, field 22 of /proc/PID/stat. The name in field 2 may hold blanks and parentheses.
+/// Start time in clock ticks, field 22 of /proc/PID/stat.
 #[must_use]
 pub fn start_ticks(stat: &[u8]) -> Option<u64> {
+    stat_field(stat, 22)?.parse().ok()
+}
+
+/// The parent, field 4 of /proc/PID/stat; 0 is nobody.
+#[must_use]
+pub fn parent_pid(stat: &[u8]) -> Option<u32> {
+    stat_field(stat, 4)?.parse().ok().filter(|pid| *pid > 0)
+}
+
+/// What a task does, field 3: R, S, D, Z ...
+#[must_use]
+pub fn state(stat: &[u8]) -> Option<char> {
+    stat_field(stat, 3)?.chars().next()
+}
+
+/// A field after the name, which is number 2 and may hold blanks and parentheses.
+fn stat_field(stat: &[u8], number: usize) -> Option<&str> {
     let name_end = stat.iter().rposition(|&b| b == b')')?;
-    let fields = stat.get(name_end + 1..)?;
-    // The first field after the name is number 3.
-    std::str::from_utf8(fields).ok()?.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    std::str::from_utf8(stat.get(name_end + 1..)?).ok()?.split_ascii_whitespace().nth(number - 3)
 }
 
 /// `key value` or `key: value kB`, first match. Sizes in kB come back in kB.

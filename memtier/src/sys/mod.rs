@@ -2,8 +2,10 @@
 //!
 //! Deliberately absent: decisions and retries. A caller gets the kernel's own answer and knows what it means.
 
+pub mod affinity;
 pub mod bpf;
 pub mod clock;
+pub mod detach;
 pub mod files;
 pub mod memory;
 pub mod numa;
@@ -12,4 +14,5 @@ pub mod pagemap;
 pub mod pagescan;
 pub mod psi;
 pub mod region;
+pub mod tasks;
 pub mod terminal;

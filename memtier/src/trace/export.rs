@@ -318,6 +318,7 @@ fn kind(event: &Event) -> (&'static str, Option<ProcKey>) {
         Event::Sample(Sample::Sched(_)) => ("sample.sched", None),
         Event::Sample(Sample::Reclaim(_)) => ("sample.reclaim", None),
         Event::Sample(Sample::Cgroup(_)) => ("sample.cgroup", None),
+        Event::Sample(Sample::Nodes(_)) => ("sample.nodes", None),
         Event::Lost { .. } => ("lost", None),
         Event::Blind { .. } => ("blind", None),
         Event::Sight { .. } => ("sight", None),

@@ -1,6 +1,6 @@
 //! What can be done, and what came of it. A step leaves no choice to whoever executes it.
 
-use super::{AddrRange, Bytes, Pages, Permil, PolicyId, ProcKey, Reason, Span, Time};
+use super::{AddrRange, Bytes, CpuId, NodeId, Pages, Permil, PolicyId, ProcKey, Reason, Span, Time};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -15,13 +15,25 @@ pub enum Action {
     PageOut { proc: ProcKey, ranges: Vec<AddrRange> },
     /// The mild form: put pages at the end of the LRU and let the kernel's own reclaim take them when it must.
     Deactivate { proc: ProcKey, ranges: Vec<AddrRange> },
+    /// From now on every task of the process, those born meanwhile too, runs on these CPUs only. Ascending, never empty.
+    Bind { proc: ProcKey, cpus: Vec<CpuId> },
+    /// What lies on other nodes goes to this one. Ranges ascend.
+    MovePages { proc: ProcKey, to: NodeId, ranges: Vec<AddrRange> },
+    /// All movable pages of the process that lie on `from` go to `to`: the blunt way.
+    Migrate { proc: ProcKey, from: Vec<NodeId>, to: NodeId },
 }
 
 impl Action {
     #[must_use]
     pub const fn proc(&self) -> ProcKey {
         match self {
-            Self::Scan { proc } | Self::Arm { proc, .. } | Self::PageOut { proc, .. } | Self::Deactivate { proc, .. } => *proc,
+            Self::Scan { proc }
+            | Self::Arm { proc, .. }
+            | Self::PageOut { proc, .. }
+            | Self::Deactivate { proc, .. }
+            | Self::Bind { proc, .. }
+            | Self::MovePages { proc, .. }
+            | Self::Migrate { proc, .. } => *proc,
         }
     }
     #[must_use]
@@ -31,13 +43,19 @@ impl Action {
             Self::Arm { .. } => "arm",
             Self::PageOut { .. } => "page-out",
             Self::Deactivate { .. } => "deactivate",
+            Self::Bind { .. } => "bind",
+            Self::MovePages { .. } => "move-pages",
+            Self::Migrate { .. } => "migrate",
         }
     }
     #[must_use]
     pub fn ranges(&self) -> &[AddrRange] {
         match self {
-            Self::Scan { .. } => &[],
-            Self::Arm { ranges, .. } | Self::PageOut { ranges, .. } | Self::Deactivate { ranges, .. } => ranges,
+            Self::Scan { .. } | Self::Bind { .. } | Self::Migrate { .. } => &[],
+            Self::Arm { ranges, .. }
+            | Self::PageOut { ranges, .. }
+            | Self::Deactivate { ranges, .. }
+            | Self::MovePages { ranges, .. } => ranges,
         }
     }
     #[must_use]
@@ -63,6 +81,8 @@ pub enum Guard {
     SwapFree { least: Permil },
     /// Memory pressure "some" avg10 of the host, in hundredths of a percent, is at or below this.
     Calm { most_avg10: u32 },
+    /// Free memory of the node stays at or above this after the slice that is about to go there.
+    NodeFree { node: NodeId, least: Bytes },
     /// Set by the daemon when it only advises: never executed.
     DryRun,
 }
@@ -93,9 +113,10 @@ pub struct Step {
 /// What really happened, measured, not taken from a return value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
-    /// Pages seen (scan), cleared (arm), or gone from memory to swap (page-out).
+    /// Pages seen (scan), cleared (arm), gone from memory to swap (page-out), or on the node now and not before
+    /// (move-pages, migrate). Of a bind the tasks bound.
     pub pages: Pages,
-    /// Pages that were asked for.
+    /// Pages that were asked for; of a move those found on other nodes, of a bind the tasks seen.
     pub asked: Pages,
     pub syscalls: u64,
     /// CPU time of the hand, user and system.
@@ -130,7 +151,8 @@ pub struct Outcome {
     pub ended: Time,
     pub done: Amount,
     pub end: End,
-    /// Of an arming: where bits could not be cleared, ascending. Those pages prove nothing.
+    /// Of an arming: where bits could not be cleared, ascending. Those pages prove nothing. Of a move of pages: what it did
+    /// not come to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missed: Vec<AddrRange>,
 }
@@ -154,6 +176,7 @@ impl fmt::Display for Guard {
             Self::Alive(proc) => write!(f, "{proc} is gone or its pid is reused"),
             Self::SwapFree { least } => write!(f, "free swap is under {least}"),
             Self::Calm { most_avg10 } => write!(f, "memory pressure avg10 is over {}.{:02}%", most_avg10 / 100, most_avg10 % 100),
+            Self::NodeFree { node, least } => write!(f, "{node} would have less than {least} free"),
             Self::DryRun => f.write_str("advice only (give --act and a selection to act)"),
         }
     }

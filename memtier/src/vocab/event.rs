@@ -1,6 +1,6 @@
 //! Everything that can come in. One closed enum, numbered and timestamped at one ingest point (daemon/ingest).
 
-use super::{AddrRange, Bytes, CgroupId, CpuId, HostFacts, NodeId, Outcome, PageChunk, Pages, ProcKey, Span, Time};
+use super::{AddrRange, Bytes, CgroupId, CpuId, HostFacts, IdSet, NodeId, Outcome, PageChunk, Pages, ProcKey, Span, Time};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -168,6 +168,8 @@ pub enum Sample {
     Sched(SchedSample),
     Reclaim(ReclaimCounts),
     Cgroup(CgroupSample),
+    /// Read with the host sample, only where there is more than one node.
+    Nodes(NodesSample),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,6 +216,12 @@ pub struct ProcSample {
     /// /proc/PID/task/TID/schedstat. Zero where the kernel does not tell.
     #[serde(default)]
     pub waited: Span,
+    /// What its main thread may run on. Empty: not told.
+    #[serde(default)]
+    pub cpus_allowed: IdSet,
+    /// Nodes that its cpuset lets it have memory on. Empty: not told.
+    #[serde(default)]
+    pub mems_allowed: IdSet,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,6 +333,24 @@ pub struct HostSample {
     pub major_faults: u64,
     /// Free memory per node.
     pub node_free: Vec<(NodeId, Bytes)>,
+}
+
+/// One NUMA node now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSample {
+    pub node: NodeId,
+    pub total: Bytes,
+    pub free: Bytes,
+    /// File pages on the inactive list: given up without writing to swap.
+    pub inactive_file: Bytes,
+    /// How long its online CPUs have idled since boot, together. Zero for a node without any.
+    pub idle: Span,
+}
+
+/// All nodes that were there, ascending; one that went away while it was read is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesSample {
+    pub nodes: Vec<NodeSample>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -123,13 +123,22 @@ impl fmt::Display for Need {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFacts {
     pub id: NodeId,
     pub total: Bytes,
     pub cpus: Vec<CpuId>,
     /// (other node, distance) as in /sys/devices/system/node/nodeN/distance.
     pub distances: Vec<(NodeId, u16)>,
+    /// What a read from the nearest CPUs gets and takes at best, by the firmware's HMAT: nodeN/access1/initiators, else
+    /// access0 (nearest initiators of any kind). None where it does not tell.
+    #[serde(default)]
+    pub bandwidth_mb_s: Option<u64>,
+    #[serde(default)]
+    pub latency_ns: Option<u64>,
+    /// Number of its memory tier (/sys/devices/virtual/memory_tiering): a smaller one is faster.
+    #[serde(default)]
+    pub tier: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +148,9 @@ pub struct HostFacts {
     pub page_bytes: u64,
     pub memory: Bytes,
     pub cpus: u32,
+    /// Hardware threads of one core; 0: not told.
+    #[serde(default)]
+    pub smt_width: u32,
     pub nodes: Vec<NodeFacts>,
     pub facts: BTreeMap<Need, Fact>,
     /// Swap-out bytes already charged in the current day window by an earlier run of the daemon.
@@ -156,6 +168,12 @@ impl HostFacts {
             Some(Fact { answer: Answer::Unknown, how, .. }) => Err(format!("{need} unknown: {how}")),
             None => Err(format!("{need} was not probed")),
         }
+    }
+
+    /// Whether threads have a choice: more than one node with memory, and more than one with CPUs.
+    #[must_use]
+    pub fn can_place(&self) -> bool {
+        self.has(Need::ManyNodes).is_ok() && self.nodes.iter().filter(|node| !node.cpus.is_empty()).count() > 1
     }
 
     /// `Ok` when the host answers yes to one of `needs`, or nothing is needed; else what is wrong with each.

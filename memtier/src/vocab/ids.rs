@@ -25,6 +25,60 @@ pub struct NodeId(pub u16);
 #[serde(transparent)]
 pub struct CpuId(pub u32);
 
+/// A set of CPU or node numbers: disjoint inclusive ranges that do not touch, ascending. As short as the kernel's own lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IdSet(Vec<(u32, u32)>);
+
+impl IdSet {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(low, high)| (high - low) as usize + 1).sum()
+    }
+    #[must_use]
+    pub fn contains(&self, id: u32) -> bool {
+        self.0.iter().any(|&(low, high)| low <= id && id <= high)
+    }
+    /// Ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().flat_map(|&(low, high)| low..=high)
+    }
+    /// Memory that hangs on it.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.0.len() * size_of::<(u32, u32)>()
+    }
+}
+
+impl FromIterator<u32> for IdSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
+        let mut ids: Vec<u32> = ids.into_iter().collect();
+        ids.sort_unstable();
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for id in ids {
+            match ranges.last_mut() {
+                Some((_, high)) if id - *high <= 1 => *high = id,
+                Some(_) | None => ranges.push((id, id)),
+            }
+        }
+        Self(ranges)
+    }
+}
+
+impl fmt::Display for IdSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (low, high)) in self.0.iter().enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            if low == high { write!(f, "{comma}{low}") } else { write!(f, "{comma}{low}-{high}") }?;
+        }
+        Ok(())
+    }
+}
+
 /// Who asked for a step. The order is the arbiter's last tie-break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,10 +91,12 @@ pub enum PolicyId {
     Slide,
     /// Pages out the oldest idle ages whose predicted promotion rate stays under the SLO.
     Autocold,
+    /// Brings threads and memory of a process together on the nodes that suit it.
+    Numa,
 }
 
 impl PolicyId {
-    pub const ALL: [Self; 4] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold];
+    pub const ALL: [Self; 5] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold, Self::Numa];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -49,6 +105,7 @@ impl PolicyId {
             Self::Arm => "arm",
             Self::Slide => "slide",
             Self::Autocold => "autocold",
+            Self::Numa => "numa",
         }
     }
 }

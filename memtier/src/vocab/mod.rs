@@ -13,11 +13,12 @@ mod units;
 
 pub use action::{Action, Amount, Charge, End, Fault, Guard, Outcome, Step, StepId};
 pub use event::{
-    CgroupSample, CpuTime, Event, FaultKind, HostSample, KernelEvent, MapsSample, Pressure, PressureKind, ProcSample,
-    ReclaimCounts, Request, Sample, SchedClass, SchedSample, Source, Stamped, SwapBacking, SwapSample, Vma, VmaFlags, VmaKind,
+    CgroupSample, CpuTime, Event, FaultKind, HostSample, KernelEvent, MapsSample, NodeSample, NodesSample, Pressure, PressureKind,
+    ProcSample, ReclaimCounts, Request, Sample, SchedClass, SchedSample, Source, Stamped, SwapBacking, SwapSample, Vma, VmaFlags,
+    VmaKind,
 };
 pub use facts::{Answer, Fact, HostFacts, Need, NodeFacts};
-pub use ids::{CgroupId, CpuId, NodeId, PolicyId, ProcKey};
+pub use ids::{CgroupId, CpuId, IdSet, NodeId, PolicyId, ProcKey};
 pub use pages::{
     AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bits, BlockId, BlockSample, Leaf, NodeRun, PAGE_BYTES, PAGE_SHIFT, PageChunk,
 };

@@ -19,6 +19,10 @@ pub enum Rule {
     SlideCold,
     /// Pages idle longer than the age at which the predicted promotion rate meets the SLO.
     AutocoldIdle,
+    /// The nodes that suit a process are known and its threads may run elsewhere too.
+    NumaBind,
+    /// Pages lie on other nodes than those of their process, and moving them pays.
+    NumaMove,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -75,15 +79,31 @@ pub enum Rule {
     BadConfig,
     /// Smaller than what is worth walking, or not among the largest.
     TooSmall,
+    /// Threads and pages are where they belong.
+    AtHome,
+    /// Moving would cost more than it gains.
+    NotWorth,
+    /// No node, and no set of them, has room for the process.
+    NoNode,
+    /// Free memory of a node would fall under what is kept free on it.
+    NodeReserve,
+    /// Somebody else set on which CPUs or nodes the process may be.
+    BoundByOthers,
+    /// The kernel balances NUMA memory itself, and would move the same pages.
+    KernelBalances,
+    /// Pages that would not move are not asked again.
+    Unmovable,
 }
 
 impl Rule {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 42] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
         Self::SlideCold,
         Self::AutocoldIdle,
+        Self::NumaBind,
+        Self::NumaMove,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -112,6 +132,13 @@ impl Rule {
         Self::ModelCap,
         Self::BadConfig,
         Self::TooSmall,
+        Self::AtHome,
+        Self::NotWorth,
+        Self::NoNode,
+        Self::NodeReserve,
+        Self::BoundByOthers,
+        Self::KernelBalances,
+        Self::Unmovable,
     ];
 
     /// The name in logs, traces and docs/rules.md.
@@ -123,6 +150,8 @@ impl Rule {
             Self::ArmYoung => "arm-young",
             Self::SlideCold => "slide-cold",
             Self::AutocoldIdle => "autocold-idle",
+            Self::NumaBind => "numa-bind",
+            Self::NumaMove => "numa-move",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",
@@ -151,6 +180,13 @@ impl Rule {
             Self::ModelCap => "model-cap",
             Self::BadConfig => "bad-config",
             Self::TooSmall => "too-small",
+            Self::AtHome => "at-home",
+            Self::NotWorth => "not-worth",
+            Self::NoNode => "no-node",
+            Self::NodeReserve => "node-reserve",
+            Self::BoundByOthers => "bound-by-others",
+            Self::KernelBalances => "kernel-balances",
+            Self::Unmovable => "unmovable",
         }
     }
 }
@@ -218,6 +254,22 @@ pub enum Measure {
     MovedPages,
     Rank,
     Swapped,
+    /// Free memory of one node, named in the note.
+    NodeFree,
+    /// CPUs of a node that idle, in thousandths of one.
+    NodeIdle,
+    /// Memory or CPUs that a process wants of a node.
+    Wanted,
+    /// Memory on nodes other than those of its process.
+    Elsewhere,
+    /// The part of that in use.
+    HotElsewhere,
+    HotPages,
+    /// Waiting for memory that a move saves, over the time that it pays off in.
+    Benefit,
+    /// CPU time that a move takes.
+    Cost,
+    NodeMovedInWindow,
 }
 
 /// One number that a rule looked at.
@@ -388,6 +440,15 @@ impl fmt::Display for Measure {
             Self::MovedPages => "moved",
             Self::Rank => "rank by size",
             Self::Swapped => "swapped",
+            Self::NodeFree => "free on the node",
+            Self::NodeIdle => "idle on the node",
+            Self::Wanted => "wanted",
+            Self::Elsewhere => "elsewhere",
+            Self::HotElsewhere => "hot elsewhere",
+            Self::HotPages => "hot",
+            Self::Benefit => "gain",
+            Self::Cost => "cost",
+            Self::NodeMovedInWindow => "moved between nodes in window",
         })
     }
 }

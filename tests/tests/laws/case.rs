@@ -1,7 +1,7 @@
 //! Random hosts and configurations, small enough that a shrunk failure can be read.
 
 use memtier::config::{Config, Target};
-use memtier::sim::{Change, Faults, Pattern, ProcSpec, RegionSpec, Scenario, SimReport, SwapSpec, run};
+use memtier::sim::{Change, Faults, NodeSpec, Pattern, ProcSpec, RegionSpec, Scenario, SimReport, SwapSpec, run};
 use memtier::vocab::{Bytes, Permil, PolicyId, ProcKey, Request, Source, Span, SwapBacking, VmaFlags, VmaKind};
 use proptest::prelude::*;
 
@@ -25,6 +25,9 @@ pub struct Shape {
     pub cost: u64,
     pub huge: bool,
     pub locked_region: bool,
+    /// Threads, and what each runs of a second.
+    pub threads: u32,
+    pub busy: u64,
 }
 
 /// Something that happens on the way.
@@ -42,6 +45,7 @@ pub enum Twist {
     Take(u64),
     RemoveNode(u64),
     SwapLimit(u64),
+    Affinity(usize, u32),
     Pause,
     Resume,
     Look(usize),
@@ -61,6 +65,9 @@ pub struct Knobs {
     pub slo: u64,
     pub dry: bool,
     pub mild: bool,
+    /// Of a node's memory, kept free.
+    pub node_reserve: u64,
+    pub numa_mib_per_s: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +77,8 @@ pub struct Case {
     pub knobs: Knobs,
     pub swap_mib: u64,
     pub disk: bool,
+    /// Share of the memory and CPUs of each node.
+    pub nodes: Vec<NodeSpec>,
     /// In the order of the fields of `Faults`.
     pub storm: bool,
     pub twists: Vec<(u64, Twist)>,
@@ -84,8 +93,18 @@ pub fn shapes() -> impl Strategy<Value = Shape> {
         prop::sample::select(vec![100u64, 400, 1010]),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
+        (1u32..=3, prop::sample::select(vec![0u64, 200, 900])),
     )
-        .prop_map(|(does, mib, in_use, cost, huge, locked_region)| Shape { does, mib, in_use, cost, huge, locked_region })
+        .prop_map(|(does, mib, in_use, cost, huge, locked_region, (threads, busy))| Shape {
+            does,
+            mib,
+            in_use,
+            cost,
+            huge,
+            locked_region,
+            threads,
+            busy,
+        })
 }
 
 pub fn knobs() -> impl Strategy<Value = Knobs> {
@@ -94,10 +113,25 @@ pub fn knobs() -> impl Strategy<Value = Knobs> {
     let rates =
         (prop::sample::select(vec![256u64, 1, 0]), prop::sample::select(vec![512u64, 1]), prop::sample::select(vec![2000u64, 5]));
     let rest = (0u64..=500, prop::sample::select(vec![2u64, 100, 1000]), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
-    (prop::bool::weighted(0.3), floor, own, rates, rest).prop_map(|(slide, floor_mib, own_mib_per_s, rates, rest)| {
+    let nodes = (prop::sample::select(vec![20u64, 300, 600]), prop::sample::select(vec![256u64, 1]));
+    (prop::bool::weighted(0.3), floor, own, rates, rest, nodes).prop_map(|(slide, floor_mib, own_mib_per_s, rates, rest, nodes)| {
+        let (node_reserve, numa_mib_per_s) = nodes;
         let (moved_mib_per_s, armed_mib_per_s, syscalls_per_s) = rates;
         let (reserve, slo, dry, mild) = rest;
-        Knobs { slide, floor_mib, own_mib_per_s, moved_mib_per_s, armed_mib_per_s, syscalls_per_s, reserve, slo, dry, mild }
+        Knobs {
+            slide,
+            floor_mib,
+            own_mib_per_s,
+            moved_mib_per_s,
+            armed_mib_per_s,
+            syscalls_per_s,
+            reserve,
+            slo,
+            dry,
+            mild,
+            node_reserve,
+            numa_mib_per_s,
+        }
     })
 }
 
@@ -116,6 +150,7 @@ fn twists(secs: u64) -> impl Strategy<Value = Vec<(u64, Twist)>> {
         (1u64..40).prop_map(Twist::Take),
         (1u64..40).prop_map(Twist::RemoveNode),
         (0u64..20).prop_map(Twist::SwapLimit),
+        (n(), 0u32..4).prop_map(|(i, cpu)| Twist::Affinity(i, cpu)),
         Just(Twist::Pause),
         Just(Twist::Resume),
         n().prop_map(Twist::Look),
@@ -124,17 +159,24 @@ fn twists(secs: u64) -> impl Strategy<Value = Vec<(u64, Twist)>> {
     prop::collection::vec((0..secs, twist), 0..6)
 }
 
+/// Nodes with and without CPUs, alike and not.
+fn nodes() -> impl Strategy<Value = Vec<NodeSpec>> {
+    let uneven = [(200, 1), (500, 3), (300, 0)].map(|(share, cpus)| NodeSpec { share: Permil(share), cpus });
+    prop::sample::select(vec![NodeSpec::USUAL.to_vec(), NodeSpec::EVEN.to_vec(), uneven.to_vec()])
+}
+
 /// Everything at once.
 pub fn cases() -> impl Strategy<Value = Case> {
     let secs = 150u64;
-    let swap = (prop::sample::select(vec![0u64, 4, 16, 64]), prop::bool::weighted(0.2));
+    let swap = (prop::sample::select(vec![0u64, 4, 16, 64]), prop::bool::weighted(0.2), nodes());
     (any::<u64>(), prop::collection::vec(shapes(), 1..=NAMES.len()), knobs(), swap, prop::bool::weighted(0.3), twists(secs))
-        .prop_map(move |(seed, procs, knobs, (swap_mib, disk), storm, twists)| Case {
+        .prop_map(move |(seed, procs, knobs, (swap_mib, disk, nodes), storm, twists)| Case {
             seed,
             procs,
             knobs,
             swap_mib,
             disk,
+            nodes,
             storm,
             twists,
             secs,
@@ -143,12 +185,14 @@ pub fn cases() -> impl Strategy<Value = Case> {
 
 /// A host where nothing goes wrong and nothing changes.
 pub fn calm_cases() -> impl Strategy<Value = Case> {
-    (any::<u64>(), prop::collection::vec(shapes(), 1..=2), knobs(), 16u64..64).prop_map(|(seed, mut procs, mut knobs, swap_mib)| {
+    let all = (any::<u64>(), prop::collection::vec(shapes(), 1..=2), knobs(), 16u64..64, nodes());
+    all.prop_map(|(seed, mut procs, mut knobs, swap_mib, nodes)| {
         for p in &mut procs {
             p.does %= 2;
         }
         (knobs.moved_mib_per_s, knobs.syscalls_per_s, knobs.armed_mib_per_s) = (256, 2000, 512);
-        Case { seed, procs, knobs, swap_mib, disk: false, storm: false, twists: Vec::new(), secs: 300 }
+        knobs.numa_mib_per_s = 256;
+        Case { seed, procs, knobs, swap_mib, disk: false, nodes, storm: false, twists: Vec::new(), secs: 300 }
     })
 }
 
@@ -170,10 +214,11 @@ impl Shape {
             vec![RegionSpec { cost: Permil(self.cost), huge, writes: self.does % 2 == 1, ..RegionSpec::new(pages, pattern) }];
         if self.locked_region {
             let flags = VmaFlags::WRITE.with(VmaFlags::LOCKED);
-            regions.push(RegionSpec { flags, ..RegionSpec::new(MIB, Pattern::Idle) });
+            regions.push(RegionSpec { flags, pinned: true, ..RegionSpec::new(MIB, Pattern::Idle) });
             regions.push(RegionSpec { kind: VmaKind::Shmem, ..RegionSpec::new(MIB, Pattern::Idle) });
         }
-        ProcSpec { cgroup: if name < "carl" { "/a" } else { "/b" }, ..ProcSpec::new(name, regions) }
+        let cgroup = if name < "carl" { "/a" } else { "/b" };
+        ProcSpec { cgroup, threads: self.threads, busy: Permil(self.busy), ..ProcSpec::new(name, regions) }
     }
 }
 
@@ -190,6 +235,8 @@ impl Case {
         c.brake.hold_s = 10;
         (c.autocold.min_idle_s, c.autocold.warmup_s, c.autocold.period_ms) = (10, 20, 1000);
         (c.autocold.step_permil, c.autocold.slo_permil_per_min, c.autocold.mild) = (100, k.slo, k.mild);
+        (c.numa.period_ms, c.numa.settle_s, c.numa.amortise_s) = (1000, 20, 600);
+        (c.numa.node_free_permil, c.numa.quota_mib_per_s, c.numa.slice_mib) = (k.node_reserve, k.numa_mib_per_s, 4);
         let target = |i: usize| Target {
             comm: Some(NAMES[i].into()),
             policy: Some(if k.slide && i == 0 { PolicyId::Slide } else { PolicyId::Autocold }),
@@ -205,6 +252,7 @@ impl Case {
     pub fn scenario(&self) -> Scenario {
         let mut s = Scenario::new("law", Span::from_secs(self.secs));
         s.memory = Bytes::from_mib(96);
+        s.nodes.clone_from(&self.nodes);
         let backing = if self.disk { SwapBacking::Disk } else { SwapBacking::Zram };
         s.swap = (self.swap_mib > 0).then_some(SwapSpec { size: Bytes::from_mib(self.swap_mib), backing, limit: Bytes::ZERO });
         s.procs = self.procs.iter().zip(NAMES).map(|(shape, name)| shape.spec(name)).collect();
@@ -229,6 +277,7 @@ impl Case {
             Twist::Take(mib) => Change::Take(Bytes::from_mib(mib)),
             Twist::RemoveNode(mib) => Change::RemoveNode(Bytes::from_mib(mib)),
             Twist::SwapLimit(mib) => Change::SwapLimit { cgroup: "/a", limit: Bytes::from_mib(mib) },
+            Twist::Affinity(i, cpu) => Change::Affinity { comm: NAMES[i], cpus: vec![cpu] },
             Twist::Pause => Change::Request(|_| Request::Pause { by: "law".into() }, ""),
             Twist::Resume => Change::Request(|_| Request::Resume { by: "law".into() }, ""),
             Twist::Look(i) => Change::Request(|proc: ProcKey| Request::Look { proc, by: "law".into() }, NAMES[i]),

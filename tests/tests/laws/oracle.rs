@@ -1,11 +1,11 @@
 //! The second reading of law 5: is a refusal true, and was nothing left out? Written from the rules, with none of the
 //! models: every page has its own entry, every number is summed anew.
 
-use super::shadow::{Shadow, Sight, takes};
+use super::shadow::{Shadow, Sight, places, takes};
 use memtier::plan::Decision;
 use memtier::vocab::{
-    Action, AddrRange, Bits, BlockId, Bytes, Event, Hold, HostSample, Idle, KernelEvent, Need, PageChunk, PolicyId, PressureKind,
-    ProcKey, Reason, Rule, Sample, Source, Span, Stamped, Subject, Time, VmaFlags, VmaKind,
+    Action, AddrRange, Bits, BlockId, Bytes, Event, Hold, HostSample, Idle, KernelEvent, Need, NodeId, PageChunk, PolicyId,
+    PressureKind, ProcKey, Reason, Rule, Sample, Source, Span, Stamped, Subject, Time, VmaFlags, VmaKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,8 @@ const MINUTE: Span = Span::from_secs(60);
 struct Pages {
     present: Bits,
     swapped: Bits,
+    /// Pages on each node.
+    on: BTreeMap<NodeId, u64>,
     /// Pages that were seen old at every walk since their bit was cleared at that time.
     idle: BTreeMap<Time, Bits>,
 }
@@ -110,7 +112,12 @@ impl Oracle {
             let group = idle.entry(at).or_default();
             *group = group.or(&fell);
             idle.retain(|_, bits| !bits.is_empty());
-            now.insert(b.block.0, Pages { present: b.present, swapped: b.swapped, idle });
+            let mut on = BTreeMap::new();
+            match &b.mixed {
+                None => drop(on.insert(b.node, u64::from(b.present.count()))),
+                Some(runs) => runs.iter().for_each(|run| *on.entry(run.node).or_default() += u64::from(run.pages)),
+            }
+            now.insert(b.block.0, Pages { present: b.present, swapped: b.swapped, on, idle });
         }
         let (first, end) = (BlockId::of(chunk.range.start).0, BlockId::of(chunk.range.end).0);
         p.blocks.retain(|id, _| !(first..end).contains(id));
@@ -217,6 +224,20 @@ impl Oracle {
                 let rss = sample.map_or(Bytes::ZERO, |s| s.rss);
                 ensure(rss < Bytes::from_mib(c.scan.min_resident_mib), || format!("it has {rss}"))
             }
+            Rule::WarmUp if *by == PolicyId::Numa => ensure(shadow.nodes.0 < 3, || format!("{} samples of nodes", shadow.nodes.0)),
+            Rule::Settling if *by == PolicyId::Numa => {
+                ensure(shadow.steps.values().any(|d| places(&d.step) && d.step.action.proc() == proc), || {
+                    "nothing of it was placed".into()
+                })
+            }
+            Rule::AtHome => self.is_at_home(shadow, proc),
+            Rule::NotWorth | Rule::NoNode => ensure(cpu_nodes(shadow) > 1, || "threads have no choice".into()),
+            Rule::NodeReserve => node_is_full(shadow, decision, reason),
+            Rule::BoundByOthers => ensure(bound(shadow, proc), || "it may run anywhere".into()),
+            Rule::KernelBalances => ensure(shadow.facts.has(Need::NumaBalancing).is_ok(), || "the kernel does not".into()),
+            Rule::Unmovable => ensure(shadow.steps.values().any(|d| places(&d.step)) || self.locked(shadow, proc), || {
+                "it was never asked to".into()
+            }),
             Rule::WarmUp => self.is_warming(shadow, now, proc, *by),
             Rule::NothingCold => self.nothing_is_cold(shadow, now, proc, reason),
             Rule::RefaultBrake => {
@@ -269,6 +290,8 @@ impl Oracle {
             | Rule::ArmYoung
             | Rule::SlideCold
             | Rule::AutocoldIdle
+            | Rule::NumaBind
+            | Rule::NumaMove
             | Rule::SwapSavesNothing
             | Rule::NoSwap
             | Rule::SourceBlind
@@ -278,6 +301,29 @@ impl Oracle {
             | Rule::BadConfig
             | Rule::AuditVeto => Err("this rule is no reason to hold one step".into()),
         }
+    }
+
+    /// Bound, and none of its memory that may move lies elsewhere; or it runs where it likes, and nothing was to be gained.
+    fn is_at_home(&self, shadow: &Shadow, proc: ProcKey) -> Result<(), String> {
+        if !bound(shadow, proc) || self.locked(shadow, proc) {
+            return Ok(());
+        }
+        let moved = shadow.steps.values().any(|d| places(&d.step) && d.step.action.proc() == proc);
+        let sample = &shadow.procs[&proc].1;
+        let home = |node: &NodeId| {
+            let node = shadow.facts.nodes.iter().find(|n| n.id == *node);
+            node.is_some_and(|n| n.cpus.is_empty() || n.cpus.iter().any(|cpu| sample.cpus_allowed.contains(cpu.0)))
+        };
+        let blocks = self.procs.get(&proc).into_iter().flat_map(|p| p.blocks.values());
+        let away: u64 = blocks.flat_map(|pages| &pages.on).filter(|(node, _)| !home(node)).map(|(_, pages)| *pages).sum();
+        // What was moved since, the last walk does not show.
+        ensure(moved || away == 0, || format!("{away} pages lie elsewhere"))
+    }
+
+    /// Some of its memory may not be touched.
+    fn locked(&self, shadow: &Shadow, proc: ProcKey) -> bool {
+        let barred = |v: &memtier::vocab::Vma| v.kind != VmaKind::Anon || v.flags.has(VmaFlags::LOCKED);
+        shadow.maps.get(&proc).is_some_and(|vmas| vmas.iter().any(barred))
     }
 
     fn is_warming(&self, shadow: &Shadow, now: Time, proc: ProcKey, by: PolicyId) -> Result<(), String> {
@@ -342,6 +388,33 @@ pub fn selected(shadow: &Shadow, proc: ProcKey) -> bool {
     shadow.procs.get(&proc).is_some_and(|(_, s)| super::case::selected(&s.comm))
 }
 
+/// Nodes with CPUs.
+fn cpu_nodes(shadow: &Shadow) -> usize {
+    shadow.facts.nodes.iter().filter(|node| !node.cpus.is_empty()).count()
+}
+
+/// It may not run everywhere.
+fn bound(shadow: &Shadow, proc: ProcKey) -> bool {
+    let all = shadow.facts.nodes.iter().flat_map(|node| &node.cpus);
+    shadow.procs.get(&proc).is_some_and(|(_, sample)| all.into_iter().any(|cpu| !sample.cpus_allowed.contains(cpu.0)))
+}
+
+/// By its last sample, what came since and what is on its way.
+fn node_is_full(shadow: &Shadow, decision: &Decision, reason: &Reason) -> Result<(), String> {
+    let (_, sampled, nodes) = &shadow.nodes;
+    let Some(node) = nodes.iter().find(|node| node.node.to_string() == reason.note) else { return Ok(()) };
+    let to = |step: &memtier::vocab::Step| matches!(step.action, Action::MovePages { to, .. } | Action::Migrate { to, .. } if to == node.node);
+    let before = shadow.steps.values().filter(|d| to(&d.step)).map(|d| match &d.outcome {
+        None => d.step.charge.moved.0,
+        Some(outcome) if outcome.ended >= *sampled => outcome.done.pages.bytes().0,
+        Some(_) => 0,
+    });
+    let coming = before.sum::<u64>() + decision.plan.iter().filter(|s| to(s)).map(|s| s.charge.moved.0).sum::<u64>();
+    let reserve = node.total.scale(shadow.config.numa.node_free_permil, 1000);
+    let room = node.free.saturating_sub(Bytes(coming)).saturating_sub(reserve);
+    ensure(room < Bytes(BLOCK), || format!("{room} may still come to {}", node.node))
+}
+
 fn braked(shadow: &Shadow, now: Time, by: PolicyId) -> Result<(), String> {
     let hold = Span::from_secs(shadow.config.brake.hold_s);
     let kinds: &[PressureKind] =
@@ -389,11 +462,21 @@ pub fn spent(shadow: &Shadow, now: Time, of: impl Fn(ProcKey) -> bool) -> (u64, 
             Action::Arm { .. } => {
                 (moved, armed + pages.unwrap_or(charge.armed.0), calls + done.map_or(charge.syscalls, |d| d.syscalls))
             }
-            Action::PageOut { .. } | Action::Deactivate { .. } => {
+            Action::Bind { .. } => (moved, armed, calls + done.map_or(charge.syscalls, |d| d.syscalls)),
+            Action::PageOut { .. } | Action::Deactivate { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {
                 (moved + pages.unwrap_or(charge.moved.0), armed, calls + done.map_or(charge.syscalls, |d| d.syscalls))
             }
         }
     })
+}
+
+/// Moved by numa in the window that ends with this decision.
+pub fn spent_by_numa(shadow: &Shadow, decision: &Decision) -> u64 {
+    let moves = |step: &memtier::vocab::Step| step.by == PolicyId::Numa && matches!(step.action, Action::MovePages { .. });
+    let lately = |d: &&super::shadow::Done| moves(&d.step) && decision.at.since(d.at) < WINDOW;
+    let moved = |d: &super::shadow::Done| d.outcome.as_ref().map_or(d.step.charge.moved.0, |o| o.done.pages.bytes().0);
+    let before: u64 = shadow.steps.values().filter(lately).map(moved).sum();
+    before + decision.plan.iter().filter(|s| moves(s)).map(|s| s.charge.moved.0).sum::<u64>()
 }
 
 /// The most calls that the pages of one block can cost, each other one of them a range of its own.
@@ -416,6 +499,7 @@ fn budget_is_spent(shadow: &Shadow, decision: &Decision, reason: &Reason) -> Res
             let limit = c.target.iter().find_map(|t| t.moved_mib_per_s).unwrap_or(0);
             (moved, (limit * secs) << 20, BLOCK)
         }
+        "numa.quota_mib_per_s" => (spent_by_numa(shadow, decision), (c.numa.quota_mib_per_s * secs) << 20, BLOCK),
         "budget.swap_writes_gib_per_day" => return Ok(()),
         other => return Err(format!("no budget is called {other:?}")),
     };
@@ -431,6 +515,7 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             PolicyId::Arm => ensure(!c.daemon.arm && !c.daemon.act || c.arm.quota_mib_per_s == 0, || "it is on".into()),
             PolicyId::Autocold => ensure(!c.autocold.enabled, || "it is on".into()),
             PolicyId::Slide => ensure(!c.slide.enabled || c.slide.threshold == 0, || "it is on".into()),
+            PolicyId::Numa => ensure(!c.numa.enabled || c.numa.quota_mib_per_s == 0, || "it is on".into()),
             PolicyId::Watch => Err("it cannot be turned off".into()),
         },
         Rule::NoSwap => ensure(host.is_none_or(|h| h.swap_total == Bytes::ZERO), || "there is swap".into()),
@@ -446,10 +531,14 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             || format!("it saves: {host:?}"),
         ),
         Rule::HostLacks => {
+            if *policy == PolicyId::Numa {
+                let few = shadow.facts.has(Need::ManyNodes).is_err() || cpu_nodes(shadow) < 2;
+                return ensure(few, || "there are many nodes".into());
+            }
             let other = match policy {
                 PolicyId::Arm => Need::PageIdle,
                 PolicyId::Slide | PolicyId::Autocold => Need::SwapPages,
-                PolicyId::Watch => return Err("it only looks".into()),
+                PolicyId::Watch | PolicyId::Numa => return Err("it only looks".into()),
             };
             let has = |need| shadow.facts.has(need).is_ok();
             ensure(!has(Need::ProcessMadvise) && !has(other), || "the host has what it takes".into())

@@ -4,8 +4,8 @@
 use memtier::config::{self, Config};
 use memtier::plan::Decision;
 use memtier::vocab::{
-    Action, Event, HostFacts, HostSample, KernelEvent, Outcome, PressureKind, ProcKey, ProcSample, Request, Sample, Source,
-    Stamped, Step, StepId, Time, Vma,
+    Action, Event, HostFacts, HostSample, KernelEvent, NodeSample, Outcome, PressureKind, ProcKey, ProcSample, Request, Sample,
+    Source, Stamped, Step, StepId, Time, Vma,
 };
 use std::collections::BTreeMap;
 
@@ -38,6 +38,8 @@ pub struct Shadow {
     pub sight: BTreeMap<Source, Sight>,
     pub heard: BTreeMap<Source, Time>,
     pub paused: bool,
+    /// Samples of the nodes: how many, the last one, and when.
+    pub nodes: (u64, Time, Vec<NodeSample>),
     pub steps: BTreeMap<StepId, Done>,
     pub strays: Vec<Outcome>,
 }
@@ -89,6 +91,7 @@ impl Shadow {
             }
             Sample::Pages(_) => drop(self.heard.insert(Source::Walker, at)),
             Sample::Pressure(_) | Sample::Sched(_) | Sample::Reclaim(_) | Sample::Cgroup(_) => {}
+            Sample::Nodes(nodes) => self.nodes = (self.nodes.0 + 1, at, nodes.nodes.clone()),
         }
     }
 
@@ -110,6 +113,11 @@ impl Shadow {
 /// Steps that take memory away.
 pub fn takes(step: &Step) -> bool {
     matches!(step.action, Action::PageOut { .. } | Action::Deactivate { .. })
+}
+
+/// Steps that place threads or memory.
+pub fn places(step: &Step) -> bool {
+    matches!(step.action, Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. })
 }
 
 /// Goes through a run in order; `look` sees the shadow just before each decision.

@@ -20,11 +20,13 @@ pub fn one_of_each() -> Vec<Record> {
         page_bytes: 4096,
         memory: Bytes(1 << 34),
         cpus: 2,
+        smt_width: 0,
         nodes: vec![NodeFacts {
             id: NodeId(0),
             total: Bytes(1 << 34),
             cpus: vec![CpuId(0), CpuId(1)],
             distances: vec![(NodeId(0), 10)],
+            ..NodeFacts::default()
         }],
         facts: BTreeMap::from([(
             Need::Btf,

@@ -1,8 +1,8 @@
-//! Which nodes: numad's magnitudes, centre and walk, for something that does not run yet.
+//! Which nodes: numad's magnitudes, centre and walk, for something that does not run yet or that shall move.
 
 use super::{Mode, Node, Request};
 use crate::vocab::NodeId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
 /// What stays free on every node.
@@ -12,7 +12,7 @@ const LOCAL_DISTANCE: u16 = 10;
 const REMOTE_DISTANCE: u16 = 20;
 
 /// The answer and how it came about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
     /// Ascending, never empty.
     pub nodes: Vec<NodeId>,
@@ -30,7 +30,7 @@ pub struct Choice {
     pub lacking: Request,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Score {
     pub node: NodeId,
     /// What the request would find there, memory times CPUs.
@@ -40,7 +40,7 @@ pub struct Score {
 }
 
 /// A node of the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     pub node: NodeId,
     /// From the centre.
@@ -51,7 +51,7 @@ pub struct Taken {
 }
 
 /// Why a node was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
     Memory,
@@ -74,11 +74,35 @@ pub enum Unplaceable {
     NoCpus,
 }
 
-pub fn choose(nodes: &[Node], request: Request, mode: Mode) -> Result<Choice, Unplaceable> {
+/// What is to be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    pub request: Request,
+    /// Count nodes with all their CPUs, whatever is asked for.
+    pub assume_enough_cpus: bool,
+    /// What the target utilisation leaves of a CPU, in percent; half of it may be lacking.
+    pub slack_percent: u64,
+}
+
+impl From<Request> for Wish {
+    /// Something that does not run yet.
+    fn from(request: Request) -> Self {
+        Self { request, assume_enough_cpus: false, slack_percent: 0 }
+    }
+}
+
+impl Wish {
+    /// CPUs that may be lacking on a host with nodes like this one.
+    const fn flex(&self, node: &Node) -> u64 {
+        self.slack_percent.saturating_mul(node.cpus_total) / 200
+    }
+}
+
+pub fn choose(nodes: &[Node], wish: impl Into<Wish>, mode: Mode) -> Result<Choice, Unplaceable> {
     if nodes.is_empty() {
         return Err(Unplaceable::NoNodes);
     }
-    let host = Host::new(nodes, request);
+    let host = Host::new(nodes, wish.into());
     match mode {
         Mode::Repaired => repaired(&host).ok_or(Unplaceable::NoCpus),
         Mode::Compat => compat(&host).ok_or(Unplaceable::NoNodes),
@@ -88,7 +112,7 @@ pub fn choose(nodes: &[Node], request: Request, mode: Mode) -> Result<Choice, Un
 /// The nodes as this request sees them.
 struct Host<'a> {
     nodes: &'a [Node],
-    request: Request,
+    wish: Wish,
     /// By node.
     magnitudes: Vec<u64>,
 }
@@ -101,8 +125,14 @@ struct Centre {
 }
 
 impl<'a> Host<'a> {
-    fn new(nodes: &'a [Node], request: Request) -> Self {
-        Self { nodes, request, magnitudes: nodes.iter().map(|node| magnitude(node, request)).collect() }
+    fn new(nodes: &'a [Node], wish: Wish) -> Self {
+        Self { nodes, wish, magnitudes: nodes.iter().map(|node| magnitude(node, wish.request)).collect() }
+    }
+
+    /// What must be found with this node as the centre.
+    fn needed(&self, centre: usize) -> Request {
+        let Request { cpus, mb } = self.wish.request;
+        Request { cpus: cpus.saturating_sub(self.wish.flex(&self.nodes[centre])), mb }
     }
 
     /// The kernel's own defaults stand for what it does not tell; no distance is nought.
@@ -164,22 +194,24 @@ fn cpus_free(node: &Node) -> u64 {
 
 /// Nodes of any size; those without CPUs lend their memory when the others have none left, and nothing else.
 fn repaired(host: &Host<'_>) -> Option<Choice> {
-    let Host { nodes, request, .. } = host;
+    let Host { nodes, wish: Wish { request, .. }, .. } = host;
     let with_cpus: Vec<usize> = (0..nodes.len()).filter(|&n| nodes[n].has_cpus()).collect();
     // A node that has both, if there is one.
     let whole: Vec<usize> = with_cpus.iter().copied().filter(|&n| nodes[n].has_memory()).collect();
     let centres = if whole.is_empty() { &with_cpus } else { &whole };
     let chains: Vec<(usize, Vec<usize>)> = centres.iter().map(|&from| (from, host.chain(from, |n| !n.has_cpus()))).collect();
-    let scored_over = chains.iter().map(|(_, chain)| large_enough(nodes, chain, *request)).min().unwrap_or(0);
+    let reach = |(from, chain): &(usize, Vec<usize>)| large_enough(nodes, chain, host.needed(*from));
+    let scored_over = chains.iter().map(reach).min().unwrap_or(0);
     // From another centre as many nodes are too small.
-    let chains = chains.into_iter().filter(|(_, chain)| large_enough(nodes, chain, *request) == scored_over).collect();
+    let chains = chains.into_iter().filter(|chain| reach(chain) == scored_over).collect();
     let centre = host.best(chains, scored_over)?;
-    let assumed = request.cpus > with_cpus.iter().map(|&n| cpus_free(&nodes[n])).fold(0, u64::saturating_add);
+    let assumed =
+        host.wish.assume_enough_cpus || request.cpus > with_cpus.iter().map(|&n| cpus_free(&nodes[n])).fold(0, u64::saturating_add);
     let gives = |at: usize| Request {
         cpus: if assumed { nodes[at].cpus_total } else { cpus_free(&nodes[at]) },
         mb: mb_free(&nodes[at]).saturating_sub(RESERVE_MB),
     };
-    let (mut taken, mut lacking) = (Vec::new(), *request);
+    let (mut taken, mut lacking) = (Vec::new(), host.needed(centre.at));
     for &at in &centre.chain {
         let Request { cpus, mb } = gives(at);
         // One that gives nothing of what is lacking would only be in the way.
@@ -226,18 +258,19 @@ fn large_enough(nodes: &[Node], chain: &[usize], request: Request) -> usize {
 /// The original, defects and all: every node has the size of the first one; a node with less than the reserve adds to what is
 /// lacking; nodes without CPUs are nodes like all others.
 fn compat(host: &Host<'_>) -> Option<Choice> {
-    let Host { nodes, request, .. } = host;
-    let fewest = fewest_of_first(nodes.first()?, *request).min(nodes.len());
+    let Host { nodes, wish: wish @ Wish { request, .. }, .. } = host;
+    let flex = wish.flex(nodes.first()?);
+    let fewest = fewest_of_first(nodes.first()?, host.needed(0)).min(nodes.len());
     let chains = (0..nodes.len()).map(|from| (from, host.chain(from, |_| false))).collect();
     let centre = host.best(chains, fewest)?;
-    let assumed = request.cpus > nodes.iter().map(|n| cpus_free(n).max(1)).fold(0, u64::saturating_add);
+    let assumed = wish.assume_enough_cpus || request.cpus > nodes.iter().map(|n| cpus_free(n).max(1)).fold(0, u64::saturating_add);
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let (mut cpus, mut mb) = (signed(request.cpus), signed(request.mb));
     let still = |cpus: i64, mb: i64| Request { cpus: cpus.max(0).unsigned_abs(), mb: mb.max(0).unsigned_abs() };
     let mut taken = Vec::new();
     for &at in &centre.chain {
         let node = &nodes[at];
-        let wants_cpus = cpus > 0 && !assumed;
+        let wants_cpus = cpus > signed(flex) && !assumed;
         let Some(why) = why(wants_cpus.into(), (mb > 0).into()).or((taken.len() < fewest).then_some(Why::Size)) else { break };
         taken.push(host.take(centre.at, at, still(cpus, mb), why));
         let spare = signed(mb_free(node)) - signed(RESERVE_MB);

@@ -2,7 +2,7 @@
 
 use super::{Mode, Node};
 use crate::vocab::{Bytes, CpuId, NodeId, Span};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One node as sysfs tells it.
@@ -30,7 +30,7 @@ pub struct Look {
 }
 
 /// Options that change what counts as free.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     pub mode: Mode,
     /// -C
@@ -43,6 +43,13 @@ pub struct Settings {
 
 impl Settings {
     pub const SMT_PERCENT: u64 = 20;
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let smt_percent = Self::SMT_PERCENT;
+        Self { mode: Mode::Repaired, inactive_file_is_free: true, smt_percent, reserved: BTreeSet::new() }
+    }
 }
 
 #[must_use]

@@ -1,6 +1,6 @@
 //! What holds of every answer, whatever the host and the request.
 
-use super::{Choice, Mode, Node, Request, Taken, Why, choose};
+use super::{Choice, Mode, Node, Request, Taken, Why, Wish, choose};
 use crate::vocab::{CpuId, NodeId};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -78,12 +78,13 @@ proptest! {
     }
 
     #[test]
-    fn any_numbers_are_reckoned_with(cpus_total: u64, cpus_free: u64, mb_total: u64, mb_free: u64, cpus: u64, mb: u64, lists in vec(0..2u32, 1..5)) {
+    fn any_numbers_are_reckoned_with(cpus_total: u64, cpus_free: u64, mb_total: u64, mb_free: u64, cpus: u64, mb: u64, lists in vec(0..2u32, 1..5),
+                                  slack_percent in 0..101u64) {
         let node = |(at, cpus): (u16, &u32)| Node { node: NodeId(at), cpus_total, cpus_free, mb_total, mb_free, distances: vec![],
             cpus: (0..*cpus).map(CpuId).collect() };
         let nodes: Vec<Node> = (0..).zip(&lists).map(node).collect();
         for mode in MODES {
-            let _ = choose(&nodes, Request { cpus, mb }, mode);
+            let _ = choose(&nodes, Wish { request: Request { cpus, mb }, assume_enough_cpus: false, slack_percent }, mode);
         }
         let _ = super::seen(&nodes);
     }
@@ -159,8 +160,9 @@ proptest! {
     }
 
     #[test]
-    fn on_even_hosts_nothing_was_repaired(nodes in even_host(), request in request()) {
-        let answer = |mode| choose(&nodes, request, mode).expect("CPUs everywhere").nodes;
+    fn on_even_hosts_nothing_was_repaired(nodes in even_host(), request in request(), assume_enough_cpus: bool, slack_percent in 0..91u64) {
+        let wish = Wish { request, assume_enough_cpus, slack_percent };
+        let answer = |mode| choose(&nodes, wish, mode).expect("CPUs everywhere").nodes;
         prop_assert_eq!(answer(Mode::Repaired), answer(Mode::Compat));
     }
 }

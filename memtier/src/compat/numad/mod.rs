@@ -1,25 +1,37 @@
-//! numad's placement advice: which nodes a workload of so many CPUs and so much memory should get. docs/numad.md says what
-//! is kept of the original and what is repaired.
+//! numad: which nodes a workload of so many CPUs and so much memory should get, and the loop that moves processes there.
+//! docs/numad.md says what is kept of the original and what is repaired.
 //!
-//! Deliberately absent: processes. Only advice is given, for something that does not run yet.
+//! Deliberately absent: I/O. The loop is told what lives, and asks a `Host` for the rest.
 
 mod choice;
 mod figures;
 #[cfg(test)]
 mod laws;
 mod lines;
+mod manage;
+mod maps;
+mod moves;
+mod options;
 mod request;
+mod table;
+mod tenant;
 
-pub use choice::{Choice, Score, Taken, Unplaceable, Why, choose};
+pub use choice::{Choice, Score, Taken, Unplaceable, Why, Wish, choose};
 pub use figures::{Look, NodeReading, Settings, figures};
-pub use lines::{advised, asked, seen};
+pub use lines::{advised, asked, heeded, seen};
+pub use manage::{Bind, Binder, Bound, Host, Manager, Round, Sample};
+pub use maps::{PageSizes, Spread};
+pub use moves::{Move, moves};
+pub use options::{Interval, Options, Order};
 pub use request::{Request, Unparsable};
+pub use table::Allowed;
+pub use tenant::{Tenant, Ticks, vcpus};
 
 use crate::vocab::{CpuId, NodeId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whose arithmetic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// The original's with its defects repaired.
@@ -30,7 +42,7 @@ pub enum Mode {
 }
 
 /// What a node has, in numad's units: hundredths of a CPU, and MiB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub node: NodeId,
     pub cpus_total: u64,
@@ -50,6 +62,31 @@ impl Node {
     }
     const fn has_cpus(&self) -> bool {
         !self.cpus.is_empty()
+    }
+}
+
+/// The answer to `-w`, and what it was made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Advice {
+    /// As numad prints them.
+    pub nodes: String,
+    pub request: Request,
+    pub settings: Settings,
+    pub sampled_ms: u64,
+    pub figures: Vec<Node>,
+    pub why: Choice,
+}
+
+impl Advice {
+    /// On what was seen; each line of numad's log goes to `say`, with its level.
+    pub fn on(look: &Look, request: Request, settings: &Settings, mut say: impl FnMut(i64, &str)) -> Result<Self, Unplaceable> {
+        let figures = figures(look, settings);
+        say(6, &seen(&figures));
+        say(7, &asked(-1, request));
+        let why = choose(&figures, request, settings.mode)?;
+        say(5, &advised(&figures, &why.nodes));
+        let (nodes, settings, sampled_ms) = (node_list(&why.nodes), settings.clone(), look.elapsed.as_millis());
+        Ok(Self { nodes, request, settings, sampled_ms, figures, why })
     }
 }
 

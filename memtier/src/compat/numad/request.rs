@@ -1,10 +1,10 @@
 //! The value of `-w`: `n[.dd][:MB]`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// CPUs in hundredths and memory in MiB: what is asked for, what is given, what is still lacking.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     pub cpus: u64,
     pub mb: u64,

@@ -43,7 +43,8 @@ pub const IDLE_EDGES: [Span; 6] = [
     Span::from_secs(900),
     Span::from_secs(3600),
 ];
-/// Part of `heat.fixed_mib` that is for the other models (24 MiB when all are at their caps) and the BPF maps.
+/// Part of `heat.fixed_mib` that is for the other models (25 MiB when all are at their caps, and 3 MiB for the nodes of a host
+/// that has several) and the BPF maps.
 const OTHERS: Bytes = Bytes::from_mib(32);
 /// Blocks with fewer present pages than this cost more than four bytes for each.
 const PAYING: usize = BLOCK_COST.div_ceil(4);
@@ -175,7 +176,8 @@ impl Heat {
                 | Sample::Pressure(_)
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
-                | Sample::Cgroup(_),
+                | Sample::Cgroup(_)
+                | Sample::Nodes(_),
             )
             | Event::Facts(_)
             | Event::Config(_)

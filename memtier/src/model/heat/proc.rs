@@ -504,6 +504,13 @@ impl ProcHeat {
         self.blocks.iter().map(move |(id, b)| (*id, hot(b).and(&b.present))).filter(|(_, hot)| !hot.is_empty())
     }
 
+    /// Present blocks, ascending: what maps each, how many pages there are, and how many of them are in use as far as is known.
+    pub fn residents(&self) -> impl Iterator<Item = (BlockId, Leaf, u32, u32)> {
+        let hot = |b: &Block| if b.open { b.young.or(&b.past.asked).and(&b.present) } else { b.young };
+        let present = self.blocks.iter().filter(|(_, b)| !b.present.is_empty());
+        present.map(move |(id, b)| (*id, b.leaf, b.present.count(), hot(b).count()))
+    }
+
     /// Hotness by capacity: the `most` present pages with the highest estimated access rate, huge leaves only whole.
     /// Nothing while accesses are counted.
     #[must_use]

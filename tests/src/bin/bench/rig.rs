@@ -154,7 +154,11 @@ impl Rig {
                 self.spent.arm += took;
                 Seen::Else
             }
-            Action::PageOut { .. } | Action::Deactivate { .. } => Seen::Else,
+            Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. } => Seen::Else,
         };
         told(self, seen)
     }

@@ -1,0 +1,671 @@
+//! The hand that places, on a fake table of system calls: every reason, and what is kept before what is changed.
+
+use super::{Actuator as _, Diary, Former, Ground, Placer, Placing, Reins, Whose};
+use crate::config;
+use crate::sys::affinity::CpuMask;
+use crate::sys::numa::UNTOLD;
+use crate::sys::pagemap::{Entry, Flags};
+use crate::sys::tasks::{Task, TaskKey};
+use crate::vocab::{
+    Action, AddrRange, Bytes, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey, Reason,
+    Rule, Step, StepId, Time,
+};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+const PROC: ProcKey = ProcKey { pid: 7, start: 70 };
+const BASE: u64 = 0x7f00_0000_0000;
+const TAIL: u64 = 1 << 16;
+/// 123 ticks.
+const NOW: Time = Time(1_230_000_000);
+const TO: NodeId = NodeId(2);
+
+/// A page in memory, and what becomes of it when it is to move.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    frame: u64,
+    /// Where a look finds it, or a negative errno.
+    node: i32,
+    tail: bool,
+    mapped_twice: bool,
+    /// Refused when it is named.
+    refuses: Option<i32>,
+    /// Taken, and found immovable then.
+    stuck: bool,
+}
+
+type Hook = Box<dyn FnMut(&mut World, &'static str)>;
+
+/// A process and a kernel that obeys, but for what a test sets.
+struct World {
+    owner: ProcKey,
+    parent: Option<ProcKey>,
+    tasks: BTreeMap<u32, (u64, CpuMask)>,
+    online: CpuMask,
+    refuses: BTreeMap<u32, i32>,
+    pages: BTreeMap<u64, Page>,
+    /// Free pages of the nodes that are online.
+    free: BTreeMap<NodeId, u64>,
+    /// Errno of every move.
+    moves_fail: Option<i32>,
+    pressure: u32,
+    /// Called before every call that changes or lists.
+    hook: Option<Hook>,
+    kept: BTreeMap<ProcKey, Former>,
+    keeps: Vec<Former>,
+    diary_full: bool,
+    binds: Vec<(u32, String)>,
+    /// First pages of each move.
+    moves: Vec<Vec<u64>>,
+    pauses: u64,
+}
+
+#[derive(Clone)]
+struct Fake(Rc<RefCell<World>>);
+
+fn errno(n: i32) -> io::Error {
+    io::Error::from_raw_os_error(n)
+}
+fn mask(text: &str) -> CpuMask {
+    CpuMask::parse(text).expect("a list")
+}
+fn addr(page: u64) -> u64 {
+    BASE + page * PAGE_BYTES
+}
+fn range(first: u64, pages: u64) -> AddrRange {
+    AddrRange { start: addr(first), end: addr(first + pages) }
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            owner: PROC,
+            parent: None,
+            tasks: BTreeMap::new(),
+            online: mask("0-3"),
+            refuses: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            free: [(NodeId(0), 1 << 20), (TO, 1 << 20)].into(),
+            moves_fail: None,
+            pressure: 0,
+            hook: None,
+            kept: BTreeMap::new(),
+            keeps: Vec::new(),
+            diary_full: false,
+            binds: Vec::new(),
+            moves: Vec::new(),
+            pauses: 0,
+        }
+    }
+    /// Threads from 7 on with these masks.
+    fn threads(masks: &[&str]) -> Self {
+        let tasks = masks.iter().zip(7..).map(|(cpus, tid)| (tid, (u64::from(tid) * 10, mask(cpus)))).collect();
+        Self { tasks, ..Self::new() }
+    }
+    /// Base pages on node 0, on frames that are not consecutive.
+    fn of(pages: u64) -> Self {
+        let page = |page| Page { frame: 1000 + 2 * page, node: 0, tail: false, mapped_twice: false, refuses: None, stuck: false };
+        Self { pages: (0..pages).map(|n| (addr(n), page(n))).collect(), ..Self::new() }
+    }
+    /// A folio of so many pages.
+    fn folio(&mut self, first: u64, pages: u64) {
+        for n in 0..pages {
+            let frame = (1 << 20) + first + n;
+            self.pages.insert(addr(first + n), Page { frame, tail: n > 0, ..Self::of(1).pages[&BASE] });
+        }
+    }
+    fn page(&mut self, page: u64) -> &mut Page {
+        self.pages.get_mut(&addr(page)).expect("there")
+    }
+    fn on(&self, node: NodeId) -> u64 {
+        self.pages.values().filter(|page| page.node == i32::from(node.0)).count() as u64
+    }
+    /// One batch of a move: whether all of it moved.
+    fn batch(&mut self, firsts: &[u64], to: NodeId) -> io::Result<bool> {
+        let mut all = true;
+        for &first in firsts {
+            if self.pages[&first].stuck {
+                all = false;
+                continue;
+            }
+            let mut at = first;
+            loop {
+                let free = self.free.get_mut(&to).expect("online");
+                *free = free.checked_sub(1).ok_or(errno(libc::ENOMEM))?;
+                self.pages.get_mut(&at).expect("there").node = to.0.into();
+                at += PAGE_BYTES;
+                if !self.pages.get(&at).is_some_and(|page| page.tail) {
+                    break;
+                }
+            }
+        }
+        Ok(all)
+    }
+    /// As mm/migrate.c does it.
+    fn do_pages_move(&mut self, named: &[u64], to: NodeId) -> io::Result<Vec<i32>> {
+        let (mut status, mut start) = (vec![UNTOLD; named.len()], 0);
+        for i in 0..=named.len() {
+            let refused = named.get(i).map(|at| self.pages.get(at).map_or(Some(-libc::ENOENT), |p| p.refuses.map(|e| -e)));
+            if refused == Some(None) {
+                continue;
+            }
+            if let Some(Some(refused)) = refused {
+                status[i] = refused;
+            }
+            if !self.batch(&named[start..i], to)? {
+                break;
+            }
+            status[start..i].fill(to.0.into());
+            start = i + 1;
+        }
+        Ok(status)
+    }
+}
+
+impl Fake {
+    fn hook(&self, call: &'static str) {
+        let hook = self.0.borrow_mut().hook.take();
+        if let Some(mut hook) = hook {
+            let mut world = self.0.borrow_mut();
+            hook(&mut world, call);
+            world.hook.get_or_insert(hook);
+        }
+    }
+    fn there(&self) -> io::Result<()> {
+        if self.0.borrow().owner == PROC { Ok(()) } else { Err(errno(libc::ESRCH)) }
+    }
+}
+
+impl Ground for Fake {
+    fn attach(&mut self, proc: ProcKey) -> io::Result<bool> {
+        Ok(self.0.borrow().owner == proc)
+    }
+    fn release(&mut self) {}
+    fn entries(&mut self, range: AddrRange, out: &mut Vec<Entry>) -> io::Result<()> {
+        self.there()?;
+        let world = self.0.borrow();
+        let entry = |at| world.pages.get(&at).map_or(0, |page| 1 << 63 | u64::from(!page.mapped_twice) << 56 | page.frame);
+        out.extend((range.start..range.end).step_by(PAGE_BYTES as usize).map(|at| Entry(entry(at))));
+        Ok(())
+    }
+    fn flags(&mut self, frame: u64, count: usize) -> io::Result<Vec<Flags>> {
+        let world = self.0.borrow();
+        let tails: BTreeSet<u64> = world.pages.values().filter(|page| page.tail).map(|page| page.frame).collect();
+        Ok((frame..frame + count as u64).map(|frame| Flags(if tails.contains(&frame) { TAIL } else { 0 })).collect())
+    }
+    fn swap(&mut self) -> io::Result<(Bytes, Bytes)> {
+        Ok((Bytes::ZERO, Bytes::ZERO))
+    }
+    fn pressure(&mut self) -> io::Result<u32> {
+        Ok(self.0.borrow().pressure)
+    }
+    fn node_free(&mut self, node: NodeId) -> io::Result<Bytes> {
+        self.0.borrow().free.get(&node).map(|pages| Pages(*pages).bytes()).ok_or(errno(libc::ENOENT))
+    }
+    fn now(&self) -> Time {
+        NOW
+    }
+    fn cpu_ns(&self) -> u64 {
+        0
+    }
+    fn made(&self) -> u64 {
+        0
+    }
+    fn pause(&mut self, _: Duration) {
+        self.0.borrow_mut().pauses += 1;
+    }
+}
+
+impl Placing for Fake {
+    fn has_memory(&mut self) -> io::Result<bool> {
+        Ok(self.0.borrow().owner == PROC)
+    }
+    fn parent(&mut self) -> io::Result<Option<ProcKey>> {
+        Ok(self.0.borrow().parent)
+    }
+    fn tasks(&mut self) -> io::Result<Vec<Task>> {
+        self.hook("tasks");
+        let world = self.0.borrow();
+        let task =
+            |(&tid, (start, cpus)): (&u32, &(u64, CpuMask))| Task { key: TaskKey { tid, start: *start }, cpus: cpus.clone() };
+        Ok(if world.owner == PROC { world.tasks.iter().map(task).collect() } else { Vec::new() })
+    }
+    fn bind(&mut self, task: TaskKey, cpus: &CpuMask) -> io::Result<()> {
+        self.hook("bind");
+        let mut world = self.0.borrow_mut();
+        if let Some(refuses) = world.refuses.get(&task.tid) {
+            return Err(errno(*refuses));
+        }
+        let before = world.tasks.get(&task.tid).filter(|(start, _)| *start == task.start).ok_or(errno(libc::ESRCH))?.1.clone();
+        let kept = &world.kept[&PROC];
+        assert!(kept.tasks.contains_key(&task) && kept.gave.contains(cpus), "{task} is changed before it is kept");
+        assert!(kept.tasks[&task] == before || kept.gave.contains(&before), "{task} had {before}");
+        world.tasks.insert(task.tid, (task.start, cpus.clone()));
+        world.binds.push((task.tid, cpus.to_string()));
+        Ok(())
+    }
+    fn online(&mut self) -> io::Result<CpuMask> {
+        Ok(self.0.borrow().online.clone())
+    }
+    fn nodes(&mut self, pages: &[u64]) -> io::Result<Vec<i32>> {
+        self.there()?;
+        let world = self.0.borrow();
+        Ok(pages.iter().map(|at| world.pages.get(at).map_or(-libc::ENOENT, |page| page.node)).collect())
+    }
+    fn move_pages(&mut self, pages: &[u64], to: NodeId) -> io::Result<Vec<i32>> {
+        self.hook("move");
+        self.there()?;
+        let mut world = self.0.borrow_mut();
+        world.moves.push(pages.to_vec());
+        match world.moves_fail {
+            Some(e) => Err(errno(e)),
+            None if !world.free.contains_key(&to) => Err(errno(libc::ENODEV)),
+            None => world.do_pages_move(pages, to),
+        }
+    }
+    fn migrate(&mut self, from: &[NodeId], to: NodeId) -> io::Result<u64> {
+        self.hook("migrate");
+        self.there()?;
+        let mut world = self.0.borrow_mut();
+        let heads = |(at, page): (&u64, &Page)| {
+            let named = !page.tail && page.refuses.is_none() && from.iter().any(|node| i32::from(node.0) == page.node);
+            named.then_some(*at)
+        };
+        let firsts: Vec<u64> = world.pages.iter().filter_map(heads).collect();
+        match world.moves_fail {
+            Some(e) => Err(errno(e)),
+            None => world.batch(&firsts, to).map(|all| u64::from(!all)),
+        }
+    }
+    fn by_node(&mut self) -> io::Result<BTreeMap<NodeId, Pages>> {
+        self.there()?;
+        let world = self.0.borrow();
+        let mut sums = BTreeMap::<NodeId, Pages>::new();
+        world.pages.values().for_each(|page| sums.entry(NodeId(page.node as u16)).or_default().0 += 1);
+        Ok(sums)
+    }
+}
+
+impl Diary for Fake {
+    fn former(&mut self, proc: ProcKey, parent: Option<ProcKey>) -> Former {
+        let world = self.0.borrow();
+        let of = |proc: ProcKey| world.kept.get(&proc).cloned();
+        of(proc).or_else(|| Some(Former { tasks: BTreeMap::new(), ..of(parent?)? })).unwrap_or_default()
+    }
+    fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()> {
+        {
+            let mut world = self.0.borrow_mut();
+            if world.diary_full {
+                return Err(errno(libc::ENOSPC));
+            }
+            world.keeps.push(more.clone());
+            world.kept.entry(proc).or_default().add(more);
+        }
+        change();
+        Ok(())
+    }
+}
+
+fn step(action: Action, guards: Vec<Guard>) -> Step {
+    Step {
+        id: StepId { decision: 3, index: 1 },
+        action,
+        guards,
+        expires: Time::MAX,
+        charge: Charge::default(),
+        by: PolicyId::Numa,
+        reason: Reason { rule: Rule::AutocoldIdle, evidence: Vec::new(), note: String::new() },
+    }
+}
+
+fn apply(world: World, step: &Step) -> (Outcome, World) {
+    let fake = Fake(Rc::new(RefCell::new(world)));
+    let mut placer = Placer::with(fake.clone(), fake.clone(), Reins::new(&config::Arm::default()));
+    let outcome = placer.apply(step);
+    drop(placer);
+    (outcome, Rc::into_inner(fake.0).expect("the hand is gone").into_inner())
+}
+
+fn bind(world: World, cpus: &str) -> (Outcome, World) {
+    let cpus: Vec<CpuId> = mask(cpus).cpus().collect();
+    apply(world, &step(Action::Bind { proc: PROC, cpus }, vec![Guard::Alive(PROC)]))
+}
+
+fn moves(ranges: Vec<AddrRange>) -> Action {
+    Action::MovePages { proc: PROC, to: TO, ranges }
+}
+
+fn move_all(world: World, ranges: Vec<AddrRange>) -> (Outcome, World) {
+    apply(world, &step(moves(ranges), vec![Guard::Alive(PROC)]))
+}
+
+/// How many of how many, and how it ended.
+fn told(outcome: &Outcome) -> (u64, u64, String) {
+    (outcome.done.pages.0, outcome.done.asked.0, outcome.end.to_string())
+}
+
+fn said(done: u64, asked: u64, end: &str) -> (u64, u64, String) {
+    (done, asked, end.to_owned())
+}
+
+#[test]
+fn every_thread_is_kept_and_then_bound() {
+    let (outcome, world) = bind(World::threads(&["0-3"; 300]), "0-1");
+    assert_eq!(told(&outcome), said(300, 300, "done"));
+    assert!(world.tasks.values().all(|(_, cpus)| *cpus == mask("0-1")));
+    // All at once, so that the medium is waited for once; the later ones only name theirs.
+    assert_eq!(world.keeps.iter().map(|more| more.tasks.len()).collect::<Vec<_>>(), [300, 128, 44]);
+    let kept = &world.kept[&PROC];
+    assert_eq!((kept.since, &kept.usual, &kept.online), (123, &mask("0-3"), &mask("0-3")));
+}
+
+#[test]
+fn threads_born_meanwhile_are_bound_too() {
+    let mut world = World::threads(&["0-3"; 3]);
+    let mut born = 0;
+    // Thread 9 is the last to be bound, and makes threads until it is.
+    world.hook = Some(Box::new(move |world, call| {
+        let (_, cpus) = world.tasks[&9].clone();
+        if call == "bind" && cpus == mask("0-3") && born < 20 {
+            born += 1;
+            world.tasks.insert(100 + born, (200, cpus));
+        }
+    }));
+    let (outcome, world) = bind(world, "2");
+    let all = world.tasks.len() as u64;
+    assert!(all > 5, "{all}");
+    assert_eq!(told(&outcome), said(all, all, "done"));
+    assert!(world.tasks.values().all(|(_, cpus)| *cpus == mask("2")));
+}
+
+/// Start times are told in ticks: who was born in the tick in which the bind began was not born bound.
+#[test]
+fn a_thread_of_the_same_tick_keeps_its_own_mask() {
+    let mut world = World::threads(&["0-3"]);
+    world.tasks.extend([(20, (123, mask("0"))), (21, (123, mask("0-3")))]);
+    world.hook = Some(Box::new(|world, call| {
+        if call == "bind" {
+            world.tasks.insert(22, (123, mask("0")));
+        }
+    }));
+    let (outcome, world) = bind(world, "0");
+    assert_eq!(told(&outcome), said(4, 4, "done"));
+    let kept = &world.kept[&PROC];
+    let whose = |tid| kept.whose(&Task { key: TaskKey { tid, start: 123 }, cpus: mask("0") });
+    assert_eq!([20, 21, 22].map(whose), [Whose::Own, Whose::Ours(mask("0-3")), Whose::Ours(mask("0-3"))]);
+}
+
+#[test]
+fn threads_born_faster_than_they_are_bound() {
+    let mut world = World::threads(&["0-3"]);
+    let mut born = 0;
+    world.hook = Some(Box::new(move |world, call| {
+        if call == "tasks" {
+            born += 1;
+            world.tasks.insert(100 + born, (200, mask("0-3")));
+        }
+    }));
+    let (outcome, _) = bind(world, "2");
+    assert_eq!(told(&outcome), said(65, 66, "partly done: 1 task not bound yet when it ended"));
+}
+
+#[test]
+fn what_others_bound_is_left_alone() {
+    // The fourth was bound by somebody, the fifth too, but within what is wanted; the last may run where nobody else may.
+    let (outcome, world) = bind(World::threads(&["0-3", "0-3", "0-3", "1-2", "0", "4-7"]), "0-1");
+    let why = "partly done: 1 task left alone: bound by somebody else, 1 task may run on none of these CPUs";
+    assert_eq!(told(&outcome), said(4, 6, why));
+    assert_eq!(world.binds.iter().map(|(tid, _)| *tid).collect::<Vec<_>>(), [7, 8, 9]);
+    // Not one gets a CPU that it did not have.
+    let (outcome, world) = bind(World::threads(&["0-2", "0-2", "0-3"]), "2-3");
+    assert_eq!(told(&outcome), said(3, 3, "done"));
+    assert_eq!(world.binds, [(7, "2".into()), (8, "2".into()), (9, "2-3".into())]);
+}
+
+#[test]
+fn refusals_are_told_by_reason_and_not_asked_again() {
+    let mut world = World::threads(&["0-3"; 5]);
+    world.refuses = [(8, libc::EINVAL), (9, libc::EPERM), (10, libc::EPERM)].into();
+    let (outcome, world) = bind(world, "0");
+    let why = "partly done: 2 tasks refused: no right to bind it, \
+               1 task refused: its cpuset forbids these CPUs, or it is a kernel thread tied to its own";
+    assert_eq!(told(&outcome), said(2, 5, why));
+    assert_eq!(world.keeps.len(), 1);
+}
+
+#[test]
+fn a_process_and_a_thread_that_die_under_the_bind() {
+    let mut world = World::threads(&["0-3"; 4]);
+    world.hook = Some(Box::new(|world, call| {
+        if call == "bind" {
+            world.tasks.remove(&10);
+        }
+    }));
+    let (outcome, _) = bind(world, "0");
+    assert_eq!(told(&outcome), said(3, 3, "done"));
+
+    let mut world = World::threads(&["0-3"; 4]);
+    world.hook = Some(Box::new(|world, _| {
+        if world.binds.len() == 2 {
+            (world.owner.start, world.tasks) = (71, BTreeMap::new());
+        }
+    }));
+    let (outcome, _) = bind(world, "0");
+    assert_eq!(told(&outcome), said(2, 2, "partly done: stopped: pid 7 is gone or its pid is reused"));
+
+    let mut world = World::threads(&["0-3"; 4]);
+    world.owner.start = 71;
+    let (outcome, world) = bind(world, "0");
+    assert_eq!((outcome.end, world.binds.len()), (End::Skipped(Guard::Alive(PROC)), 0));
+}
+
+#[test]
+fn without_a_diary_nothing_is_changed() {
+    let mut world = World::threads(&["0-3"; 4]);
+    world.diary_full = true;
+    let (outcome, world) = bind(world, "0");
+    let End::Failed(Fault { call, errno: libc::ENOSPC, .. }) = &outcome.end else { panic!("{}", outcome.end) };
+    assert_eq!((call.as_str(), world.binds.len()), ("keeping what the threads had", 0));
+}
+
+#[test]
+fn bound_anew_it_is_from_what_it_had_first() {
+    let (_, world) = bind(World::threads(&["0-3", "0-3", "0-2"]), "0-1");
+    let (outcome, mut world) = bind(World { keeps: Vec::new(), ..world }, "2-3");
+    assert_eq!(told(&outcome), said(2, 3, "partly done: 1 task left alone: bound by somebody else"));
+    assert_eq!(world.tasks[&7].1, mask("2-3"));
+    assert_eq!(world.kept[&PROC].tasks.values().collect::<BTreeSet<_>>(), [&mask("0-3")].into());
+    // What somebody set since is not ours any more, and a thread that was born bound is.
+    world.tasks.insert(8, (80, mask("0")));
+    world.tasks.insert(20, (150, mask("2-3")));
+    let (outcome, world) = bind(world, "1");
+    assert_eq!(told(&outcome), said(2, 4, "partly done: 2 tasks left alone: bound by somebody else"));
+    assert_eq!((&world.tasks[&8].1, &world.tasks[&20].1), (&mask("0"), &mask("1")));
+    assert_eq!(world.kept[&PROC].tasks[&TaskKey { tid: 20, start: 150 }], mask("0-3"));
+    // More than before, but for what is somebody's own will.
+    let (outcome, world) = bind(world, "0-1");
+    assert_eq!(told(&outcome), said(3, 4, "partly done: 1 task left alone: bound by somebody else"));
+    assert_eq!((&world.tasks[&7].1, &world.tasks[&8].1), (&mask("0-1"), &mask("0")));
+}
+
+#[test]
+fn a_child_that_was_born_bound_had_what_its_parent_had() {
+    let parent = ProcKey { pid: 5, start: 50 };
+    let former = Former { since: 60, online: mask("0-3"), usual: mask("0-3"), gave: [mask("0-1")].into(), tasks: BTreeMap::new() };
+    let mut world = World::threads(&["0-1", "0-1"]);
+    (world.parent, world.kept) = (Some(parent), [(parent, former)].into());
+    let (outcome, world) = bind(world, "2-3");
+    assert_eq!(told(&outcome), said(2, 2, "done"));
+    let kept = &world.kept[&PROC];
+    assert_eq!((kept.since, kept.tasks.values().collect::<BTreeSet<_>>()), (60, [&mask("0-3")].into()));
+}
+
+#[test]
+fn a_dry_run_and_a_step_for_another_hand() {
+    let action = Action::Bind { proc: PROC, cpus: vec![CpuId(0)] };
+    let (outcome, world) = apply(World::threads(&["0-3"]), &step(action, vec![Guard::DryRun]));
+    assert_eq!((outcome.end, world.binds.len()), (End::Skipped(Guard::DryRun), 0));
+    let (outcome, _) = apply(World::new(), &step(Action::Arm { proc: PROC, ranges: vec![] }, vec![]));
+    assert!(matches!(outcome.end, End::Failed(_)), "{}", outcome.end);
+    let mut late = step(moves(vec![range(0, 1)]), vec![]);
+    late.expires = Time::ZERO;
+    assert_eq!(apply(World::of(1), &late).0.end, End::Expired);
+}
+
+#[test]
+fn pages_move_and_a_folio_is_named_once() {
+    let mut world = World::of(40);
+    world.folio(512, 512);
+    world.folio(1024, 16);
+    let (outcome, world) = move_all(world, vec![range(0, 2048)]);
+    assert_eq!(told(&outcome), said(568, 568, "done"));
+    assert_eq!((world.on(TO), world.moves.iter().map(Vec::len).sum::<usize>()), (568, 42));
+    assert!(world.moves.iter().any(|named| named.contains(&addr(512))));
+    let (outcome, world) = move_all(World { moves: Vec::new(), ..world }, vec![range(0, 2048)]);
+    assert_eq!((told(&outcome), world.moves.len()), (said(0, 0, "done"), 0));
+}
+
+#[test]
+fn every_reason_is_told() {
+    let mut world = World::of(20);
+    world.page(1).stuck = true;
+    world.page(2).refuses = Some(libc::EBUSY);
+    world.page(3).mapped_twice = true;
+    world.page(4).refuses = Some(libc::EACCES);
+    world.page(5).node = -libc::ENOENT;
+    world.page(6).node = -libc::EFAULT;
+    world.page(7).node = TO.0.into();
+    world.pages.remove(&addr(8));
+    world.page(9).refuses = Some(libc::EFAULT);
+    let (outcome, world) = move_all(world, vec![range(0, 20)]);
+    let why = "partly done: 1 pages were on node 2 already, 1 pages were not in memory, \
+               1 pages wait for a NUMA hint fault, and this kernel neither tells where they are nor moves them, \
+               2 pages are mapped more than once, 2 pages stayed (pinned or busy), \
+               2 pages are none to be moved (unmapped, or the zero page)";
+    assert_eq!(told(&outcome), said(11, 16, why));
+    assert_eq!(world.on(TO), 12);
+}
+
+/// The kernel breaks a call off at the first batch that does not move whole: what comes behind is still asked, once.
+#[test]
+fn a_broken_off_call_goes_on_behind_what_was_tried() {
+    let mut world = World::of(12);
+    world.page(2).stuck = true;
+    world.page(5).refuses = Some(libc::EBUSY);
+    world.page(8).stuck = true;
+    let (outcome, world) = move_all(world, vec![range(0, 12)]);
+    assert_eq!(told(&outcome), said(9, 12, "partly done: 3 pages stayed (pinned or busy)"));
+    assert_eq!(world.moves, [(0..12).map(addr).collect::<Vec<_>>(), (6..12).map(addr).collect()]);
+}
+
+#[test]
+fn a_node_without_room() {
+    let mut world = World::of(20);
+    world.free.insert(TO, 5);
+    let (outcome, _) = move_all(world, vec![range(0, 20)]);
+    let why = "partly done: move_pages on pid 7: no room on node 2 (errno 12); before that 15 pages stayed: no room on node 2";
+    assert_eq!(told(&outcome), said(5, 20, why));
+    // The guard sees it coming.
+    let guard = Guard::NodeFree { node: TO, least: Pages(10).bytes() };
+    for (free, end) in [(29, End::Skipped(guard.clone())), (30, End::Done)] {
+        let mut world = World::of(20);
+        world.free.insert(TO, free);
+        let (outcome, _) = apply(world, &step(moves(vec![range(0, 20)]), vec![guard.clone()]));
+        assert_eq!(outcome.end, end, "{free}");
+    }
+}
+
+#[test]
+fn a_node_that_is_gone_or_forbidden_and_a_process_that_is() {
+    for (errno, why) in [
+        (libc::ENODEV, "node 2 has no memory online, or is gone"),
+        (libc::EACCES, "the cpuset of the process forbids node 2"),
+        (libc::EPERM, "Operation not permitted"),
+    ] {
+        let mut world = World::of(4);
+        world.moves_fail = Some(errno);
+        let (outcome, world) = move_all(world, vec![range(0, 4)]);
+        let fault = Fault { call: "move_pages".into(), on: "pid 7".into(), errno, message: why.into() };
+        assert_eq!((outcome.end, world.moves.len()), (End::Failed(fault), 1));
+    }
+    let mut world = World::of(4);
+    world.free.remove(&TO);
+    assert!(matches!(move_all(world, vec![range(0, 4)]).0.end, End::Failed(Fault { errno: libc::ENODEV, .. })));
+    // It is gone; or it is about to be, and has given its memory back.
+    for errno in [libc::ESRCH, libc::EINVAL] {
+        let mut world = World::of(4);
+        world.moves_fail = Some(errno);
+        assert_eq!(move_all(world, vec![range(0, 4)]).0.end, End::Skipped(Guard::Alive(PROC)));
+    }
+    let mut world = World::of(4);
+    world.hook = Some(Box::new(|world, _| world.owner.start = 71));
+    assert_eq!(move_all(world, vec![range(0, 4)]).0.end, End::Skipped(Guard::Alive(PROC)));
+    let mut world = World::of(4);
+    world.moves_fail = Some(libc::EINVAL);
+    world.hook = Some(Box::new(|world, _| world.pages.clear()));
+    let migrate = Action::Migrate { proc: PROC, from: vec![NodeId(0)], to: TO };
+    assert_eq!(apply(world, &step(migrate, vec![])).0.end, End::Skipped(Guard::Alive(PROC)));
+}
+
+#[test]
+fn between_slices_guards_are_looked_at_again_and_a_death_is_told() {
+    let slice = crate::plan::calls::MOVE_SLICE.0 / PAGE_BYTES;
+    let calm = Guard::Calm { most_avg10: 500 };
+    let mut world = World::of(2 * slice);
+    world.hook = Some(Box::new(|world, _| world.pressure = 501));
+    let (outcome, world) = apply(world, &step(moves(vec![range(0, 2 * slice)]), vec![calm]));
+    let why = format!("partly done: stopped: memory pressure avg10 is over 5.00%; before that {slice} pages were not tried");
+    assert_eq!(told(&outcome), (slice, 2 * slice, why));
+    assert_eq!(outcome.missed, [range(slice, slice)]);
+    assert_eq!((world.on(TO), world.pauses), (slice, world.moves.len() as u64));
+
+    let mut world = World::of(2 * slice);
+    world.hook = Some(Box::new(|world, _| {
+        if world.moves.len() == 1 {
+            world.owner.start = 71;
+        }
+    }));
+    let (outcome, _) = move_all(world, vec![range(0, 2 * slice)]);
+    assert!(outcome.end.to_string().starts_with("partly done: stopped: pid 7 is gone"), "{}", outcome.end);
+    assert!(outcome.done.pages > Pages::ZERO && outcome.done.pages.0 < slice);
+    assert_eq!(outcome.missed, [range(outcome.done.pages.0, slice - outcome.done.pages.0), range(slice, slice)]);
+}
+
+#[test]
+fn no_huge_page_is_cut() {
+    let mut world = World::of(0);
+    world.folio(0, 512);
+    world.folio(512, 512);
+    let (outcome, world) = move_all(world, vec![range(100, 700)]);
+    assert_eq!(told(&outcome), said(0, 0, "partly done: 700 pages belong to huge pages that reach beyond the range"));
+    assert_eq!(world.moves.len(), 0);
+}
+
+#[test]
+fn migration_is_counted_by_where_pages_are() {
+    let migrate = |world| {
+        let action = Action::Migrate { proc: PROC, from: vec![NodeId(0), TO], to: TO };
+        apply(world, &step(action, vec![Guard::NodeFree { node: TO, least: Bytes::ZERO }]))
+    };
+    let (outcome, world) = migrate(World::of(64));
+    assert_eq!((told(&outcome), world.on(TO)), (said(64, 64, "done"), 64));
+    assert_eq!(told(&migrate(world).0), said(0, 0, "done"));
+    let mut world = World::of(64);
+    world.page(3).refuses = Some(libc::EACCES);
+    world.page(4).stuck = true;
+    let why = "partly done: 2 pages stayed, or went away (shared, pinned, busy)";
+    assert_eq!(told(&migrate(world).0), said(62, 64, why));
+    let mut world = World::of(64);
+    world.moves_fail = Some(libc::EINVAL);
+    let (outcome, _) = migrate(world);
+    let why = "failed: migrate_pages on pid 7: node 2 is none, has no memory online, or is not ours to use (errno 22)";
+    assert_eq!(told(&outcome), said(0, 64, why));
+    let mut world = World::of(64);
+    world.free.insert(TO, 10);
+    let (outcome, _) = apply(world, &step(Action::Migrate { proc: PROC, from: vec![NodeId(0)], to: TO }, vec![]));
+    assert_eq!(outcome.done.pages, Pages(10));
+    assert!(outcome.end.to_string().contains("no room on node 2"), "{}", outcome.end);
+}

@@ -1,0 +1,236 @@
+//! The board on which numa places processes: what each node has left, and who claims what.
+
+use super::View;
+use super::placement::{Claim, HOT_WEIGHT, Place};
+use super::taking::Refusal;
+use crate::model::{Held, ProcInfo};
+use crate::plan::Placed;
+use crate::vocab::{
+    Bytes, CpuId, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span, Time,
+};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a process runs is measured over this time, or over its life where that is shorter.
+const LATELY: Span = Span::from_secs(10);
+/// Distances where the kernel tells none: to a node itself and to another.
+const NEAR: u64 = 10;
+const FAR: u64 = 20;
+/// What a second thread of a core is worth, in thousandths of the first; numad's -t.
+const SIBLING_PERMIL: u64 = 200;
+
+/// The nodes, with what is left of each for those who are not placed yet.
+pub(super) struct Board {
+    pub places: Vec<Place>,
+    online: IdSet,
+    /// Of each place.
+    cpus: Vec<Vec<CpuId>>,
+}
+
+/// A process, and what is known of it.
+pub(super) struct Candidate<'a> {
+    pub proc: ProcKey,
+    pub sample: &'a ProcSample,
+    pub held: &'a [(NodeId, Held)],
+    pub placed: Option<&'a Placed>,
+    pub claim: Claim,
+    /// Thousandths of a CPU that it got.
+    got: u64,
+    pub bound: Bound,
+}
+
+/// Who said where its threads may run: places, ascending.
+pub(super) enum Bound {
+    Nobody,
+    Us(Vec<usize>),
+    Others(Vec<usize>),
+}
+
+impl Board {
+    pub fn of(view: &View<'_>) -> Result<Self, Refusal> {
+        if !view.facts.can_place() {
+            let note = "fewer than two nodes have CPUs: threads have no choice, and what lies on nodes without CPUs is for tier";
+            return Err(Refusal::Idle(Reason::new(Rule::HostLacks).note(note)));
+        }
+        let facts: Vec<&NodeFacts> = view.facts.nodes.iter().filter(|node| view.models.nodes.get(node.id).is_some()).collect();
+        if facts.is_empty() {
+            return Err(Refusal::Hold(Reason::new(Rule::WarmUp).note("the nodes were not sampled yet")));
+        }
+        let idle = |node: &&&NodeFacts| view.models.nodes.get(node.id).is_some_and(|now| now.idle.is_some());
+        if !facts.iter().any(|node| idle(&node)) {
+            return Err(Refusal::Hold(Reason::new(Rule::WarmUp).note("the nodes were sampled once only")));
+        }
+        let place = |&node: &&NodeFacts| {
+            let now = view.models.nodes.get(node.id);
+            let cpus = node.cpus.len() as u64 * 1000;
+            Place {
+                id: node.id,
+                cpus,
+                idle: now.and_then(|now| now.idle).unwrap_or(0).min(cpus),
+                room: now
+                    .map_or(Bytes::ZERO, |now| now.free().saturating_add(now.inactive_file).saturating_sub(reserve(view, node.id))),
+                gaps: facts.iter().map(|to| gap(node, to)).collect(),
+            }
+        };
+        let places = facts.iter().map(place).collect();
+        let cpus: Vec<Vec<CpuId>> = facts.iter().map(|node| node.cpus.clone()).collect();
+        let online = cpus.iter().flatten().map(|cpu| cpu.0).collect();
+        Ok(Self { places, online, cpus })
+    }
+
+    /// Every process that may be placed, and what speaks against looking at it: those that keep their nodes first, then those
+    /// that want most. What all of them run on is free to be given out anew.
+    pub fn candidates<'a>(&mut self, view: &View<'a>) -> Vec<(ProcKey, Result<Candidate<'a>, Reason>)> {
+        let mut all: Vec<_> = view.placed().filter_map(|(proc, _)| Some((proc, self.candidate(view, proc)?))).collect();
+        for candidate in all.iter().filter_map(|(_, candidate)| candidate.as_ref().ok()) {
+            let runs: u64 = candidate.claim.runs.iter().sum();
+            for (place, &ran) in self.places.iter_mut().zip(&candidate.claim.runs) {
+                place.idle += Bytes(candidate.got).scale(ran, runs).0;
+            }
+        }
+        let width = u64::from(view.facts.smt_width.max(1));
+        for place in &mut self.places {
+            place.idle = Bytes(place.idle.min(place.cpus)).scale(1000 + SIBLING_PERMIL * (width - 1), 1000 * width).0;
+        }
+        let free = |candidate: &Candidate<'_>| matches!(candidate.bound, Bound::Nobody);
+        all.sort_by_key(|(proc, candidate)| match candidate {
+            Ok(candidate) => (free(candidate), Reverse(candidate.claim.wants), *proc),
+            Err(_) => (false, Reverse(0), *proc),
+        });
+        all
+    }
+
+    /// None for one that nothing is known of.
+    fn candidate<'a>(&self, view: &View<'a>, proc: ProcKey) -> Option<Result<Candidate<'a>, Reason>> {
+        let info = view.models.procs.get(proc)?;
+        let sample = info.sample.as_deref()?;
+        let held = view.models.nodes.held(proc);
+        if held.is_empty() {
+            // Who is too small to be walked is not placed, and whoever walks says so.
+            let walked = view.models.heat.get(proc)?.scan_at()?;
+            let seen = Quantity::from(view.now.since(walked));
+            let reason = Reason::new(Rule::Stale).saw(Measure::SinceLastScan, seen, Span::ZERO, "");
+            return Some(Err(reason.note("where its memory lies is not known")));
+        }
+        let placed = view.ledger.placed(proc);
+        let bound = self.bound(info, sample, placed);
+        let (got, wants) = wants(view, info, sample);
+        let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
+        let on: BTreeMap<NodeId, Held> = held.iter().copied().collect();
+        let of =
+            |f: &dyn Fn(usize, &Place) -> u64| self.places.iter().enumerate().map(|(at, place)| f(at, place)).collect::<Vec<u64>>();
+        let may_run = |at: usize| match &bound {
+            Bound::Nobody => true,
+            Bound::Us(home) | Bound::Others(home) => home.contains(&at),
+        };
+        let mut runs = of(&|at, place| by_node.get(&place.id).filter(|_| may_run(at)).map_or(0, |span| span.0));
+        if runs.iter().sum::<u64>() == 0 {
+            runs = of(&|at, place| if may_run(at) { place.cpus } else { 0 });
+        }
+        let weight = |held: &Held| held.pages.0 + held.hot.0 * (HOT_WEIGHT - 1);
+        let mems = &sample.mems_allowed;
+        let claim = Claim {
+            pages: of(&|_, place| on.get(&place.id).map_or(0, |held| held.pages.0)),
+            weight: of(&|_, place| on.get(&place.id).map_or(0, weight)),
+            runs,
+            wants,
+            may: self.places.iter().map(|place| mems.is_empty() || mems.contains(u32::from(place.id.0))).collect(),
+        };
+        Some(Ok(Candidate { proc, sample, held, placed, claim, got, bound }))
+    }
+
+    fn bound(&self, info: &ProcInfo, sample: &ProcSample, placed: Option<&Placed>) -> Bound {
+        let allowed = &sample.cpus_allowed;
+        if let Some(Placed { cpus, bound_at: Some(at), .. }) = placed
+            && (cpus == allowed || info.sampled_at.is_none_or(|sampled| sampled <= *at))
+        {
+            // Where its CPUs are gone with their node, the kernel lets it run anywhere.
+            let home = self.of_cpus(cpus);
+            return if home.is_empty() { Bound::Nobody } else { Bound::Us(home) };
+        }
+        if allowed.is_empty() || self.online.iter().all(|cpu| allowed.contains(cpu)) {
+            return Bound::Nobody;
+        }
+        Bound::Others(self.of_cpus(allowed))
+    }
+
+    fn of_cpus(&self, cpus: &IdSet) -> Vec<usize> {
+        let any = |place: &usize| self.cpus[*place].iter().any(|cpu| cpus.contains(cpu.0));
+        (0..self.places.len()).filter(any).collect()
+    }
+
+    /// The CPUs of these places, ascending.
+    pub fn cpus_of(&self, places: &[usize]) -> Vec<CpuId> {
+        let cpus: BTreeSet<CpuId> = places.iter().flat_map(|&place| self.cpus[place].iter().copied()).collect();
+        cpus.into_iter().collect()
+    }
+
+    pub fn ids(&self, places: &[usize]) -> Vec<NodeId> {
+        places.iter().map(|&place| self.places[place].id).collect()
+    }
+
+    /// Every node that has CPUs.
+    pub fn everywhere(&self, cpus: &[usize]) -> bool {
+        (0..self.places.len()).all(|place| self.places[place].cpus == 0 || cpus.contains(&place))
+    }
+
+    /// Whoever is decided about now has a claim on this.
+    pub fn take(&mut self, claim: &Claim, cpus: &[usize], memory: &[usize], moves: Pages) {
+        let mut wants = claim.wants;
+        for &place in cpus {
+            let idle = &mut self.places[place].idle;
+            let taken = wants.min(*idle);
+            (*idle, wants) = (*idle - taken, wants - taken);
+        }
+        let mut bytes = moves.bytes();
+        for &place in memory {
+            let room = &mut self.places[place].room;
+            let taken = bytes.min(*room);
+            (*room, bytes) = (room.saturating_sub(taken), bytes.saturating_sub(taken));
+        }
+    }
+
+    /// It stays where it runs, and uses what it uses.
+    pub fn leave(&mut self, claim: &Claim) {
+        let runs: u64 = claim.runs.iter().sum();
+        for (place, &ran) in self.places.iter_mut().zip(&claim.runs) {
+            place.idle = place.idle.saturating_sub(Bytes(claim.wants).scale(ran, runs).0);
+        }
+    }
+}
+
+/// How much farther the memory of `to` is for the CPUs of `from` than their own, in thousandths. The HMAT tells of a node
+/// without CPUs what the nearest ones wait for it, which is no less than what others do.
+fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
+    if from.id == to.id {
+        return 0;
+    }
+    let permil = |far: u64, near: u64| (far.saturating_mul(1000) / near.max(1)).saturating_sub(1000);
+    let distance = from.distances.iter().find(|(node, _)| *node == to.id).map_or(FAR, |(_, distance)| u64::from(*distance));
+    match (from.latency_ns, to.latency_ns) {
+        (Some(near), Some(far)) if to.cpus.is_empty() => permil(far, near),
+        (Some(_), Some(_)) | (Some(_), None) | (None, Some(_)) | (None, None) => permil(distance, NEAR),
+    }
+}
+
+/// What stays free on a node.
+pub(super) fn reserve(view: &View<'_>, node: NodeId) -> Bytes {
+    let total = view.models.nodes.get(node).map_or(Bytes::ZERO, |now| now.total);
+    total.scale(view.config.numa.node_free_permil, 1000)
+}
+
+/// Thousandths of a CPU that a process got lately, and that it wanted: what it waited for, too.
+fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> (u64, u64) {
+    let sched = &view.models.sched;
+    let from = Time(view.now.0.saturating_sub(LATELY.0)).max(info.since);
+    let rate = |time: Span, until: Time| time.scale(1000, until.since(from).0.max(1)).0;
+    let told = sched.told_at(sample.proc).filter(|&told| told > from).map(|told| (told, sched.share(sample.proc, from, told)));
+    let waited = told.as_ref().map_or(0, |(told, share)| rate(share.waited, *told));
+    let got = match sched.heard(from).filter(|&heard| heard > from) {
+        Some(heard) => rate(sched.ran_since(sample.proc, from), heard),
+        // Nobody counts switches: what its samples tell.
+        None => told.as_ref().map_or(0, |(told, share)| rate(share.got, *told)),
+    };
+    let most = u64::from(sample.threads.max(1)) * 1000;
+    (got.min(most), got.saturating_add(waited).min(most))
+}
