@@ -106,8 +106,9 @@ impl Board {
         let sample = info.sample.as_deref()?;
         let held = view.models.nodes.held(proc);
         if held.is_empty() {
-            // Who is too small to be walked is not placed, and whoever walks says so.
-            let walked = view.models.heat.get(proc)?.scan_at()?;
+            // Who is too small to be walked is not placed, and whoever walks says so; nor is who has nothing in memory.
+            let heat = view.models.heat.get(proc).filter(|heat| heat.resident() > Pages::ZERO)?;
+            let walked = heat.scan_at()?;
             let seen = Quantity::from(view.now.since(walked));
             let reason = Reason::new(Rule::Stale).saw(Measure::SinceLastScan, seen, Span::ZERO, "");
             return Some(Err(reason.note("where its memory lies is not known")));

@@ -24,6 +24,8 @@ struct Pages {
     on: BTreeMap<NodeId, u64>,
     /// Pages that were seen old at every walk since their bit was cleared at that time.
     idle: BTreeMap<Time, Bits>,
+    /// Pages whose bit fell while the word of our own hand was out: who cleared it, and when, nobody knows.
+    doubt: Bits,
 }
 
 impl Pages {
@@ -38,6 +40,8 @@ struct Proc {
     walks: Vec<Time>,
     /// Ranges of the last arming, and when it began.
     armed: Vec<(Time, AddrRange)>,
+    /// Ranges of armings whose word came too late.
+    doubted: Vec<AddrRange>,
     /// Pages that came back, by being touched while idle or from swap.
     returned: u64,
     last_word: Time,
@@ -58,7 +62,7 @@ impl Oracle {
     /// Before the shadow takes the event in.
     pub fn absorb(&mut self, shadow: &Shadow, Stamped { at, event, .. }: &Stamped) {
         match event {
-            Event::Sample(Sample::Pages(chunk)) => self.walked(*at, chunk),
+            Event::Sample(Sample::Pages(chunk)) => self.walked(*at, chunk, unheard(shadow, chunk.proc)),
             Event::Sample(Sample::Host(sample)) => self.host.push((*at, (**sample).clone())),
             Event::Sample(Sample::Reclaim(counts)) => {
                 self.reclaimed.extend(counts.reclaimed.iter().filter(|r| r.1.0 > 0).map(|r| (r.0.0, *at)));
@@ -78,18 +82,26 @@ impl Oracle {
             Event::Request(memtier::vocab::Request::Look { proc, .. }) => drop(self.looks.insert(*proc)),
             Event::Outcome(outcome) => {
                 let step = shadow.steps.get(&outcome.step).filter(|d| d.outcome.is_none()).map(|d| &d.step);
-                if let Some(Action::Arm { proc, ranges }) = step.map(|s| &s.action)
+                if let Some((Action::Arm { proc, ranges }, expires)) = step.map(|s| (&s.action, s.expires))
                     && let Some(p) = self.procs.get_mut(proc)
                 {
-                    p.armed.extend(ranges.iter().map(|r| (outcome.began, *r)));
+                    let walk = Action::Scan { proc: *proc };
+                    let overtaken = shadow.steps.values().any(|d| d.step.action == walk && d.at > outcome.began);
+                    if overtaken || *at > expires {
+                        p.doubted.extend(ranges);
+                    } else {
+                        p.armed.extend(ranges.iter().map(|r| (outcome.began, *r)));
+                    }
                 }
             }
             _ => {}
         }
     }
 
-    fn walked(&mut self, at: Time, chunk: &PageChunk) {
+    /// Of `unheard` it is not known whether they were armed.
+    fn walked(&mut self, at: Time, chunk: &PageChunk, mut unheard: Vec<AddrRange>) {
         let p = self.procs.entry(chunk.proc).or_default();
+        unheard.extend(&p.doubted);
         let mut now = BTreeMap::new();
         for b in &chunk.blocks {
             let before = p.blocks.get(&b.block.0).cloned().unwrap_or_default();
@@ -109,15 +121,17 @@ impl Oracle {
                 let group = idle.entry(*armed).or_default();
                 *group = group.or(&ours);
             }
+            let out = unheard.iter().fold(Bits::NONE, |all, range| all.or(&mask(b.block, range)));
+            let doubt = before.doubt.or(&out).and(&fell);
             let group = idle.entry(at).or_default();
-            *group = group.or(&fell);
+            *group = group.or(&fell.and_not(&doubt));
             idle.retain(|_, bits| !bits.is_empty());
             let mut on = BTreeMap::new();
             match &b.mixed {
                 None => drop(on.insert(b.node, u64::from(b.present.count()))),
                 Some(runs) => runs.iter().for_each(|run| *on.entry(run.node).or_default() += u64::from(run.pages)),
             }
-            now.insert(b.block.0, Pages { present: b.present, swapped: b.swapped, on, idle });
+            now.insert(b.block.0, Pages { present: b.present, swapped: b.swapped, on, idle, doubt });
         }
         let (first, end) = (BlockId::of(chunk.range.start).0, BlockId::of(chunk.range.end).0);
         p.blocks.retain(|id, _| !(first..end).contains(id));
@@ -125,6 +139,7 @@ impl Oracle {
         if chunk.last {
             p.walks.push(at);
             p.armed.clear();
+            p.doubted.clear();
         }
     }
 
@@ -364,6 +379,16 @@ impl Oracle {
         let idle = self.idle(shadow, proc, seen, Span(Span::from_secs(c.autocold.min_idle_s).0 + 3 * tick.0));
         ensure(idle < 512, || format!("{idle} pages are idle for longer"))
     }
+}
+
+/// Ranges that a hand was sent to arm, of which nothing was heard since.
+fn unheard(shadow: &Shadow, proc: ProcKey) -> Vec<AddrRange> {
+    let silent = shadow.steps.values().filter(|d| d.outcome.is_none()).map(|d| &d.step.action);
+    let ranges = silent.filter_map(|action| match action {
+        Action::Arm { proc: whose, ranges } if *whose == proc => Some(ranges),
+        _ => None,
+    });
+    ranges.flatten().copied().collect()
 }
 
 /// Pages of a block inside a range.
