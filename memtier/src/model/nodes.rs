@@ -44,7 +44,10 @@ pub struct NodeNow {
     pub inactive_file: Bytes,
     /// Thousandths of a CPU that idled between the last two samples; none before the second.
     pub idle: Option<u64>,
+    /// How far those were apart.
+    pub apart: Span,
     counted: Span,
+    cpus: u32,
     sampled: Time,
     /// Moved here by us since, which that sample does not know.
     coming: Bytes,
@@ -58,16 +61,16 @@ impl NodeNow {
     }
 
     fn sample(&mut self, at: Time, sample: &NodeSample) {
-        let NodeSample { node: _, total, free, inactive_file, idle } = *sample;
+        let NodeSample { node: _, total, free, inactive_file, idle, cpus } = *sample;
         let apart = at.since(self.sampled);
         (self.total, self.free, self.inactive_file, self.coming) = (total, free, inactive_file, Bytes::ZERO);
         if self.sampled > Time::ZERO && apart < LEAST_APART {
             return;
         }
-        // A CPU that went offline takes its idle time along.
-        let first = self.sampled == Time::ZERO || idle < self.counted;
+        // A CPU that goes offline takes its idle time along, and one that comes brings it.
+        let first = self.sampled == Time::ZERO || idle < self.counted || cpus != self.cpus;
         self.idle = (!first).then(|| idle.saturating_sub(self.counted).scale(1000, apart.0).0);
-        (self.counted, self.sampled) = (idle, at);
+        (self.counted, self.sampled, self.apart, self.cpus) = (idle, at, apart, cpus);
     }
 }
 
@@ -595,8 +598,17 @@ mod tests {
     fn a_node_is_what_its_last_sample_said_less_what_we_moved_there() {
         let mut host = Host::new();
         let sample = |free, idle_ms| {
-            let one = |node, idle| NodeSample { node, total: Bytes(1 << 30), free: Bytes(free), inactive_file: Bytes(5), idle };
-            Event::Sample(Sample::Nodes(NodesSample { nodes: vec![one(A, Span::from_millis(idle_ms)), one(B, Span::ZERO)] }))
+            let one = |node, cpus, idle| NodeSample {
+                node,
+                total: Bytes(1 << 30),
+                free: Bytes(free),
+                inactive_file: Bytes(5),
+                idle,
+                cpus,
+            };
+            let cpus = if idle_ms < 90_000 { 2 } else { 3 };
+            let nodes = vec![one(A, cpus, Span::from_millis(idle_ms)), one(B, 0, Span::ZERO)];
+            Event::Sample(Sample::Nodes(NodesSample { nodes }))
         };
         host.tell(1000, sample(1 << 20, 5000));
         let node = |host: &Host| host.nodes.get(A).map(|n| (n.free().0, n.idle));
@@ -610,7 +622,10 @@ mod tests {
         // Known only now, and done before that sample.
         host.nodes.came(Time(Span::from_millis(4000).0), A, Pages(1));
         assert_eq!(node(&host), Some((7 << 12, Some(0))));
-        host.tell(6000, Event::Sample(Sample::Nodes(NodesSample { nodes: Vec::new() })));
+        // A CPU came online, and brings what it idled since boot.
+        host.tell(6000, sample(7 << 12, 98_000));
+        assert_eq!(node(&host), Some((7 << 12, None)));
+        host.tell(8000, Event::Sample(Sample::Nodes(NodesSample { nodes: Vec::new() })));
         assert_eq!(node(&host), None);
     }
 

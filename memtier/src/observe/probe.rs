@@ -55,6 +55,21 @@ pub fn facts(root: &Root, learned: Vec<(Need, Fact)>) -> HostFacts {
     }
 }
 
+/// What of these facts may be different after a while: nodes and CPUs come and go, and NUMA balancing is a switch.
+pub fn renewed(root: &Root, facts: &HostFacts) -> HostFacts {
+    let nodes = topology::nodes(root);
+    let mut answers = facts.facts.clone();
+    answers.extend([(Need::ManyNodes, many_nodes(&nodes)), (Need::NumaBalancing, numa_balancing(root))]);
+    let online = root.text("/sys/devices/system/cpu/online").ok().and_then(|t| number_list(&t));
+    HostFacts {
+        cpus: online.as_ref().map_or(facts.cpus, |cpus| cpus.len() as u32),
+        smt_width: online.as_ref().and_then(|cpus| smt_width(root, cpus)).unwrap_or(facts.smt_width),
+        nodes: nodes.unwrap_or_else(|_| facts.nodes.clone()),
+        facts: answers,
+        ..facts.clone()
+    }
+}
+
 fn smt_width(root: &Root, online: &[u32]) -> Option<u32> {
     let width = topology::smt_width(root, CpuId(*online.first()?)).ok()?;
     u32::try_from(width).ok()

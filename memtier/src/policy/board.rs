@@ -104,6 +104,10 @@ impl Board {
     fn candidate<'a>(&self, view: &View<'a>, proc: ProcKey) -> Option<Result<Candidate<'a>, Reason>> {
         let info = view.models.procs.get(proc)?;
         let sample = info.sample.as_deref()?;
+        if !sample.mempolicy.is_empty() {
+            let note = format!("its memory policy is {}", sample.mempolicy);
+            return Some(Err(Reason::new(Rule::BoundByOthers).note(note)));
+        }
         let held = view.models.nodes.held(proc);
         if held.is_empty() {
             // Who is too small to be walked is not placed, and whoever walks says so; nor is who has nothing in memory.

@@ -146,6 +146,7 @@ impl World {
             waited: Span(p.waited_ns),
             cpus_allowed: if p.cpus.is_empty() { (0..self.cpus()).collect() } else { p.cpus.iter().copied().collect() },
             mems_allowed: (0..self.nodes.len() as u32).collect(),
+            mempolicy: String::new(),
         };
         self.tell(Event::Sample(Sample::Proc(Box::new(sample))));
     }

@@ -248,6 +248,7 @@ impl Oracle {
             Rule::AtHome => self.is_at_home(shadow, proc),
             Rule::NotWorth | Rule::NoNode => ensure(cpu_nodes(shadow) > 1, || "threads have no choice".into()),
             Rule::NodeReserve => node_is_full(shadow, decision, reason),
+            Rule::BoundByOthers if sample.is_some_and(|s| !s.mempolicy.is_empty()) => Ok(()),
             Rule::BoundByOthers => ensure(bound(shadow, proc), || "it may run anywhere".into()),
             Rule::KernelBalances => ensure(shadow.facts.has(Need::NumaBalancing).is_ok(), || "the kernel does not".into()),
             Rule::Unmovable => ensure(shadow.steps.values().any(|d| places(&d.step)) || self.locked(shadow, proc), || {
