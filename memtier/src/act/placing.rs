@@ -419,11 +419,12 @@ fn threads_born_faster_than_they_are_bound() {
 
 #[test]
 fn what_others_bound_is_left_alone() {
-    // The fourth was bound by somebody, the fifth too, but within what is wanted; the last may run where nobody else may.
+    // The fourth and the last were bound by somebody, the fifth too, but within what is wanted.
     let (outcome, world) = bind(World::threads(&["0-3", "0-3", "0-3", "1-2", "0", "4-7"]), "0-1");
-    let why = "partly done: 1 task left alone: bound by somebody else, 1 task may run on none of these CPUs";
-    assert_eq!(told(&outcome), said(4, 6, why));
+    assert_eq!(told(&outcome), said(4, 6, "partly done: 2 tasks left alone: bound by somebody else"));
     assert_eq!(world.binds.iter().map(|(tid, _)| *tid).collect::<Vec<_>>(), [7, 8, 9]);
+    let (outcome, _) = bind(World::threads(&["0-1", "0-1"]), "2-3");
+    assert_eq!(told(&outcome), said(0, 2, "partly done: 2 tasks may run on none of these CPUs"));
     // Not one gets a CPU that it did not have.
     let (outcome, world) = bind(World::threads(&["0-2", "0-2", "0-3"]), "2-3");
     assert_eq!(told(&outcome), said(3, 3, "done"));
