@@ -112,6 +112,7 @@ fn tier_acts() {
     s = s.at(150, wake);
     let mut config = config(true, PolicyId::Autocold);
     config.tier.enabled = true;
+    (config.tier.reserve_permil, config.tier.cold_s, config.tier.settle_s) = (150, 30, 30);
     check(&s, &config);
 }
 

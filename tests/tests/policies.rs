@@ -211,7 +211,7 @@ fn numa_and_tier() {
     let three = [(400, 2), (300, 2), (300, 0)].map(node).to_vec();
     let both = "tier = { enabled = true, cold_s = 20, settle_s = 20 }\nnuma = { settle_s = 20 }";
     let s = || Scenario { nodes: three.clone(), ..host(120).with(hog("cache")) };
-    let report = check(s(), both, PolicyId::Tier, "at-home subject-taken tier-promote warm-up");
+    let report = check(s(), both, PolicyId::Tier, "at-home tier-promote");
     check(s(), both, PolicyId::Numa, "at-home numa-bind numa-move subject-taken warm-up");
     let (on, cpus) = lies(&report, "cache");
     assert_eq!((on.iter().sum::<u64>(), on[2], cpus.len()), (16 * MIB, 0, 2), "{on:?}");
@@ -228,7 +228,7 @@ fn tiers(secs: u64) -> Scenario {
 fn tier() {
     let by = PolicyId::Tier;
     let on = |more: &str| format!("tier = {{ enabled = true, cold_s = 20, period_ms = 1000{more} }}");
-    let report = check(tiers(120), &on(""), by, "at-home settling subject-taken tier-demote tier-promote warm-up");
+    let report = check(tiers(120), &on(""), by, "at-home node-reserve settling tier-demote tier-promote");
     let truth = &report.truth;
     assert!(truth.shortest_crossing.is_none(), "{:?}", truth.shortest_crossing);
     println!("{:?} {:?}", truth.moved, lies(&report, "cache"));
@@ -241,7 +241,7 @@ fn tier() {
         tiers(120),
         &format!("{}\ndaemon = {{ act = false, arm = true }}", on("")),
         by,
-        "settling subject-taken tier-demote warm-up",
+        "at-home settling tier-promote",
     );
     assert_eq!(report.truth.moved, Pages::ZERO);
 }

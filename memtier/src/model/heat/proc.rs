@@ -511,13 +511,13 @@ impl ProcHeat {
         present.map(move |(id, b)| (*id, b.leaf, b.present.count(), hot(b).count()))
     }
 
-    /// Present pages of a block whose chance of an access between two walks is known and at least `least`, and the sum of
-    /// these chances in thousandths. Where accesses are counted, accesses per scan stand for the chance.
+    /// Present pages of a block whose chance of an access between two walks is known and at least `least`, by all that was
+    /// learned or by their last cycle alone, and the sum of these chances in thousandths. Where accesses are counted, accesses per scan stand for the chance.
     #[must_use]
     pub fn hot_in(&self, block: BlockId, least: Permil) -> (u32, u32) {
         let Some(block) = self.block(block) else { return (0, 0) };
         let rate = |page: usize| match self.counts {
-            None => block.rate(page, self.rhythm.round),
+            None => block.rate(page, self.rhythm.round).max(block.rate_lately(page)),
             Some(Counts { scans, .. }) => {
                 self.counts_ready().then(|| Permil((u64::from(block.past.hits[page]) * 1000 / u64::from(scans.max(1))).min(1000)))
             }

@@ -343,6 +343,15 @@ fn a_block_is_hot_or_idle_only_as_far_as_that_is_known() {
     assert_eq!(said(&rig, 8), (100, Some(0)));
     walk(&mut rig, 120, Bits::NONE);
     assert_eq!((said(&rig, 8), said(&rig, 10)), ((0, Some(45)), (0, None)));
+    // What wakes up is hot once it was asked and is accessed again, however long it slept.
+    for at in 3..20 {
+        walk(&mut rig, 60 * at, Bits::NONE);
+    }
+    walk(&mut rig, 1200, Bits::ALL);
+    assert_eq!(said(&rig, 8), (0, None));
+    rig.arm(1201, 8);
+    walk(&mut rig, 1260, Bits::ALL);
+    assert_eq!(said(&rig, 8), (512, None));
 }
 
 #[test]
