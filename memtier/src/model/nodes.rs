@@ -60,6 +60,12 @@ impl NodeNow {
         self.free.saturating_sub(self.coming)
     }
 
+    /// When what the last sample said was so.
+    #[must_use]
+    pub const fn sampled(&self) -> Time {
+        self.sampled
+    }
+
     fn sample(&mut self, at: Time, sample: &NodeSample) {
         let NodeSample { node: _, total, free, inactive_file, idle, cpus } = *sample;
         let apart = at.since(self.sampled);
@@ -169,6 +175,17 @@ impl Lying {
     #[must_use]
     pub fn on(&self, node: NodeId) -> u32 {
         self.lie.on(node, self.present)
+    }
+
+    /// Pages on `from` that were not asked to go to `to` in vain.
+    #[must_use]
+    pub fn movable_from(&self, from: NodeId, to: NodeId) -> u32 {
+        let pages = self.on(from);
+        match self.lie.asked {
+            Some((_, UNSEEN)) => 0,
+            Some((asked, stayed)) if asked == to => pages.saturating_sub(u32::from(stayed)),
+            Some(_) | None => pages,
+        }
     }
 
     /// Pages that lie outside `home` and were not asked to go to `to` in vain.
@@ -311,10 +328,12 @@ impl Nodes {
     pub fn lying<'a>(&'a self, proc: ProcKey, heat: &'a ProcHeat) -> impl Iterator<Item = Lying> + 'a {
         lying(self.procs.get(&proc).map_or(&[], |known| &known.runs), heat)
     }
-    /// When pages of it were last moved by us.
+    /// The nodes that a block lies on, most of it on the first.
     #[must_use]
-    pub fn moved_at(&self, proc: ProcKey) -> Option<Time> {
-        self.procs.get(&proc)?.moved
+    pub fn lies(&self, proc: ProcKey, block: BlockId) -> Option<[NodeId; 2]> {
+        let runs = &self.procs.get(&proc)?.runs;
+        let run = runs.get(runs.partition_point(|run| run.end() <= block.0)).filter(|run| run.first <= block)?;
+        Some([run.lie.main, run.lie.second])
     }
     #[must_use]
     pub fn bytes(&self) -> Bytes {
@@ -536,7 +555,12 @@ mod tests {
         }
         fn movable(&self, to: NodeId) -> Vec<(u64, u32)> {
             let heat = self.heat.get(PROC).expect("walked");
-            self.nodes.lying(PROC, heat).map(|one| (one.block.0, one.movable(&[to], to))).filter(|(_, n)| *n > 0).collect()
+            let other = if to == A { B } else { A };
+            let movable = |one: Lying| {
+                assert_eq!(one.movable(&[to], to), one.movable_from(other, to));
+                (one.block.0, one.movable_from(other, to))
+            };
+            self.nodes.lying(PROC, heat).map(movable).filter(|(_, n)| *n > 0).collect()
         }
     }
 
@@ -558,6 +582,8 @@ mod tests {
         assert_eq!(host.held(), [(0, 5 * 512 + 400, 0), (70, 2 * 512 + 112, 0)]);
         assert_eq!(host.movable(A), [(8, 512), (9, 512), (10, 112)]);
         assert_eq!(host.movable(B), [(1, 512), (2, 512), (3, 512), (4, 512), (7, 512), (10, 400)]);
+        let lies = |block| host.nodes.lies(PROC, BlockId(block));
+        assert_eq!([lies(0), lies(4), lies(8), lies(10)], [None, Some([A, A]), Some([B, B]), Some([A, B])]);
         // Alike blocks in a row are one run, however they were cut into chunks.
         assert_eq!(host.nodes.procs.get(&PROC).map(|p| p.runs.len()), Some(3));
         host.walk(2000, "bbbbbbbbbb");

@@ -3,6 +3,7 @@
 use super::View;
 use super::placement::{Claim, HOT_WEIGHT, Place};
 use super::taking::Refusal;
+use super::tier;
 use crate::model::{Held, ProcInfo};
 use crate::plan::Placed;
 use crate::vocab::{
@@ -33,6 +34,8 @@ pub(super) struct Candidate<'a> {
     pub sample: &'a ProcSample,
     pub held: &'a [(NodeId, Held)],
     pub placed: Option<&'a Placed>,
+    /// Slow nodes, where tier looks after its memory.
+    pub lent: Vec<NodeId>,
     pub claim: Claim,
     /// Thousandths of a CPU that it got.
     got: u64,
@@ -134,14 +137,17 @@ impl Board {
         }
         let weight = |held: &Held| held.pages.0 + held.hot.0 * (HOT_WEIGHT - 1);
         let mems = &sample.mems_allowed;
+        let lent: Vec<NodeId> = if tier::looks_after(view, proc) { view.facts.slow_nodes().collect() } else { Vec::new() };
+        let ours = |place: &Place| on.get(&place.id).filter(|_| !lent.contains(&place.id));
+        let allowed = |place: &Place| mems.is_empty() || mems.contains(u32::from(place.id.0));
         let claim = Claim {
-            pages: of(&|_, place| on.get(&place.id).map_or(0, |held| held.pages.0)),
-            weight: of(&|_, place| on.get(&place.id).map_or(0, weight)),
+            pages: of(&|_, place| ours(place).map_or(0, |held| held.pages.0)),
+            weight: of(&|_, place| ours(place).map_or(0, weight)),
             runs,
             wants,
-            may: self.places.iter().map(|place| mems.is_empty() || mems.contains(u32::from(place.id.0))).collect(),
+            may: self.places.iter().map(|place| allowed(place) && !lent.contains(&place.id)).collect(),
         };
-        Some(Ok(Candidate { proc, sample, held, placed, claim, got, bound }))
+        Some(Ok(Candidate { proc, sample, held, placed, lent, claim, got, bound }))
     }
 
     fn bound(&self, info: &ProcInfo, sample: &ProcSample, placed: Option<&Placed>) -> Bound {
@@ -206,7 +212,7 @@ impl Board {
 
 /// How much farther the memory of `to` is for the CPUs of `from` than their own, in thousandths. The HMAT tells of a node
 /// without CPUs what the nearest ones wait for it, which is no less than what others do.
-fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
+pub(super) fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
     if from.id == to.id {
         return 0;
     }
