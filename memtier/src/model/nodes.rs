@@ -177,6 +177,12 @@ impl Lying {
         self.lie.on(node, self.present)
     }
 
+    /// The nodes that it lies on, most of it on the first.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let Lie { main, second, .. } = self.lie;
+        [Some(main), (second != main).then_some(second)].into_iter().flatten()
+    }
+
     /// Pages on `from` that were not asked to go to `to` in vain.
     #[must_use]
     pub fn movable_from(&self, from: NodeId, to: NodeId) -> u32 {
@@ -459,9 +465,8 @@ impl ProcNodes {
     fn sum(&mut self, heat: Option<&ProcHeat>) {
         let mut held = BTreeMap::<NodeId, Held>::new();
         for one in heat.into_iter().flat_map(|heat| lying(&self.runs, heat)) {
-            let Lie { main, second, asked, .. } = one.lie;
-            let nodes = [Some(main), (second != main).then_some(second)];
-            for node in nodes.into_iter().flatten() {
+            let asked = one.lie.asked;
+            for node in one.nodes() {
                 let pages = u64::from(one.on(node));
                 let sum = held.entry(node).or_default();
                 sum.pages.0 += pages;

@@ -1,7 +1,7 @@
 //! numa: brings threads and memory of a process together on the nodes that suit it. docs/policies/numa.md is the essay.
 
 use super::board::{Board, Bound, Candidate, reserve};
-use super::placement::{self, Choice, Claim, Place, Price, cost, over};
+use super::placement::{self, Choice, Claim, Place, cost, over};
 use super::taking::{self, Refusal};
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
@@ -154,7 +154,7 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
         return None;
     }
     // Where its memory has no room, it lies as it lies.
-    let far = || Price { far: placement::far(&board.places, claim.wants, &claim.runs, &claim.weight), ..Price::default() };
+    let far = || placement::as_it_is(&board.places, claim);
     let (stays, _) = placement::price(&board.places, claim, home, &memory).unwrap_or_else(|| (far(), Pages::ZERO));
     let saved = stays.sum().saturating_sub(choice.price.sum());
     let least = Span::from_millis(claim.wants).scale(MOVE_ON_PERMIL, 1000);
@@ -236,7 +236,10 @@ fn bring(
     let (pages, stayed): (u64, u64) = (outside().map(|held| held.pages.0).sum(), outside().map(|held| held.stayed.0).sum());
     let away = Pages(pages.saturating_sub(stayed));
     if away == Pages::ZERO {
-        return Err(if stayed == 0 {
+        return Err(if stayed == 0 && candidate.fixed {
+            let reason = Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "");
+            reason.note(format!("{}, but for files, shared memory, hugetlb pages or locked ones: these stay", named(&home)))
+        } else if stayed == 0 {
             Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "").note(named(&home))
         } else {
             Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, Pages(stayed), Pages::ZERO, "").note("they stayed when asked")
@@ -244,7 +247,7 @@ fn bring(
     }
     came_back(view, candidate, &home)?;
     let claim = &candidate.claim;
-    let now = placement::far(&board.places, claim.wants, &claim.runs, &claim.weight);
+    let now = claim.far(&board.places);
     let then = placement::price(&board.places, claim, cpus, memory).map_or(Span::ZERO, |(price, _)| price.far);
     let saved = now.saturating_sub(then).scale(away.0, pages);
     let reason = priced(view, Rule::NumaMove, saved, away);
@@ -278,7 +281,7 @@ fn bring(
     }
     Err(refusal.unwrap_or_else(|| {
         let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, away, Pages::ZERO, "");
-        reason.note("what lies elsewhere is no private anonymous memory, or locked")
+        reason.note("what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, or at home")
     }))
 }
 
