@@ -26,8 +26,8 @@ struct Pages {
     idle: BTreeMap<Time, Bits>,
     /// Pages whose bit fell while the word of our own hand was out: who cleared it, and when, nobody knows.
     doubt: Bits,
-    /// Pages of a block of which no page was ever seen old: those that were found accessed after they had been asked, and those
-    /// of which that was so twice.
+    /// Pages that were found accessed after they had been asked, and those of which that was so twice, since any page of the
+    /// block was seen old.
     sure: [Bits; 2],
 }
 
@@ -336,7 +336,8 @@ impl Oracle {
         }
     }
 
-    /// No block on a node without CPUs was ever seen other than in use, and so after being asked twice, most of it.
+    /// No block on a node without CPUs was found in use again after being asked twice, most of it. What is being asked just now
+    /// is known when it answers.
     fn is_in_its_tier(&self, shadow: &Shadow, proc: ProcKey) -> Result<(), String> {
         let Some(p) = self.procs.get(&proc) else { return Ok(()) };
         let counted = shadow.procs.get(&proc).is_some_and(|(_, sample)| {
@@ -352,7 +353,10 @@ impl Oracle {
         let slow = |node: &NodeId| shadow.facts.nodes.iter().any(|n| n.id == *node && n.cpus.is_empty());
         let hot = |pages: &Pages| 2 * pages.sure[1].and(&pages.present).count() >= pages.present.count().max(1);
         let there = |pages: &Pages| pages.on.iter().any(|(node, pages)| *pages > 0 && slow(node));
-        let waits = p.blocks.iter().find(|(_, pages)| there(pages) && hot(pages));
+        let mut asked = unheard(shadow, proc);
+        asked.extend(p.doubted.iter().chain(p.armed.iter().map(|(_, range)| range)));
+        let open = |id: u64| asked.iter().any(|range| !mask(BlockId(id), range).is_empty());
+        let waits = p.blocks.iter().find(|(id, pages)| there(pages) && hot(pages) && !open(**id));
         ensure(waits.is_none(), || format!("block {:?} is hot, and on a slow node", waits.map(|(id, _)| id)))
     }
 
