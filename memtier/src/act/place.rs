@@ -40,6 +40,9 @@ pub trait Placing: Ground {
 const HOLD: Span = Span(1_000_000);
 /// What moving a page costs, guessed: a copy, two walks of its mappings, and a flush of the TLB.
 const GUESS_NS: u64 = 2_000;
+/// Each call has all CPUs empty their batches of pages, and waits for them (mm/migrate.c, lru_cache_disable). On a machine so
+/// slow that fewer pages would fill the time of a call, calls of fewer would do little else.
+const LEAST: Pages = Pages(256);
 
 /// What came of a step so far.
 #[derive(Debug, Default)]
@@ -72,7 +75,7 @@ impl<D: Diary> Placer<D> {
 
 impl<D: Diary, C: Placing> Placer<D, C> {
     pub const fn with(calls: C, diary: D, reins: Reins) -> Self {
-        Self { calls, diary, reins, pace: Pace::guess(GUESS_NS, HOLD) }
+        Self { calls, diary, reins, pace: Pace::guess(GUESS_NS, HOLD).at_least(LEAST) }
     }
 
     /// One step; its sum is told in any case.

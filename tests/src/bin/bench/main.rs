@@ -7,6 +7,7 @@ mod cycle;
 mod fold;
 mod harm;
 mod monitor;
+mod numa;
 mod rig;
 mod saved;
 mod scan;
@@ -45,6 +46,11 @@ const BENCHES: &[Bench] = &[
         name: "advise",
         what: "latency of numad's placement advice, and whether it equals the original's",
         measure: advise::measure,
+    },
+    Bench {
+        name: "numa",
+        what: "placing of busy processes beside Debian's numad, in guests of several nodes",
+        measure: numa::measure,
     },
     Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
 ];
