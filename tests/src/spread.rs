@@ -1,10 +1,10 @@
-//! A process whose memory is interleaved over all nodes from its first page on, and that never rests: what numad and the
-//! policy numa are there for. It is a hog (tests/src/bin/hog.rs) that numactl starts.
+//! A process whose memory lies on several nodes from its first page on, and that never rests: what numad and the policy numa
+//! are there for. It is a hog (tests/src/bin/hog.rs) whose memory a thread on each node fills.
 
 use crate::brood::masks;
 use memtier::sys::affinity::CpuMask;
 use memtier::sys::numa::by_node;
-use memtier::vocab::{NodeId, Pages};
+use memtier::vocab::{CpuId, NodeId, Pages};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -30,12 +30,11 @@ pub struct Glance {
 
 impl Spread {
     /// Does not wait until it has filled its memory.
-    pub fn start(mib: u64) -> Result<Self, String> {
-        let numactl = crate::footing::program("numactl", "numactl")?;
-        let mut command = Command::new(numactl);
-        command.arg("--interleave=all").arg(crate::binary("hog")?).args([mib.to_string().as_str(), "half", "small"]);
+    pub fn start(mib: u64, cpus: &[CpuId]) -> Result<Self, String> {
+        let mut command = Command::new(crate::binary("hog")?);
+        command.args([mib.to_string().as_str(), "half", "small"]).args(cpus.iter().map(|cpu| cpu.0.to_string()));
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-        let mut child = spawned.map_err(|e| format!("numactl: {e}"))?;
+        let mut child = spawned.map_err(|e| format!("hog: {e}"))?;
         let mut orders = child.stdin.take().ok_or("no pipe to the hog")?;
         writeln!(orders, "burn {BURNS_MS}").map_err(|e| format!("hog: {e}"))?;
         Ok(Self { child, _orders: orders })

@@ -12,10 +12,10 @@ const IN_GUESTS: [(&str, &[&[&str]]); 2] = [
     (
         "numa",
         &[
-            &["--topo", "2", "--cpus", "4", "--mem", "768", "--deb", "numad", "--deb", "numactl", "--timeout", "1800"],
-            &["--topo", "4", "--mem", "768", "--deb", "numad", "--deb", "numactl", "--timeout", "1800"],
-            &["--topo", UNEVEN, "--deb", "numad", "--deb", "numactl", "--timeout", "1800"],
-            &["--topo", "2+cxl", "--cpus", "4", "--mem", "768", "--deb", "numad", "--deb", "numactl", "--timeout", "1800"],
+            &["--topo", "2", "--cpus", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", UNEVEN, "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "2+cxl", "--cpus", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
         ],
     ),
 ];

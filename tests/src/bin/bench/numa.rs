@@ -1,5 +1,5 @@
 //! `bench numa`: the policy numa of `memtier run --act` beside Debian's numad, in a guest of several nodes. The same busy
-//! processes, their memory interleaved over all nodes, under one and under the other in turn: when has the last page moved, how
+//! processes, their memory spread over the nodes, under one and under the other in turn: when has the last page moved, how
 //! many did, how many lie wrong in the end, and what did that cost.
 
 use memtier::compat::numad::node_list;
@@ -7,7 +7,7 @@ use memtier::observe::topology;
 use memtier::policy::{Place, far, gap};
 use memtier::sys::affinity::CpuMask;
 use memtier::sys::files::{Root, field};
-use memtier::vocab::{Bytes, NodeFacts, NodeId, Pages};
+use memtier::vocab::{Bytes, CpuId, NodeFacts, NodeId, Pages};
 use memtier_tests::daemon::{Daemon, Run};
 use memtier_tests::footing;
 use memtier_tests::numad_daemon::NumadDaemon;
@@ -32,6 +32,11 @@ const ROUND: Duration = Duration::from_secs(5);
 const ROUNDS: &str = "5:5";
 /// The clock of a host that has been up for a day: numad moves nobody on one that came up just now.
 const AGED: [&str; 5] = ["-T", "--monotonic", "100000", "--fork", "--"];
+
+/// What numad does, and no more: no accessed bits are cleared, nothing is paged out.
+const PLACES_ONLY: &str = "[arm]\nquota_mib_per_s = 0\n[autocold]\nenabled = false\n";
+/// numad's.
+const LOG: &str = "/var/log/numad.log";
 
 const SETTLE: (&str, Goal) = ("settle_ratio", Goal::Least(5.0));
 const MOVED: (&str, Goal) = ("pages_moved_ratio", Goal::Most(1.0));
@@ -154,7 +159,8 @@ impl Ground {
     fn run(&self, peer: &Peer, warm: Duration) -> Result<Ended, String> {
         std::thread::sleep(warm);
         let (moved, cpu_s, begun) = (moved()?, peer.cpu_s()?, Instant::now());
-        let hogs = self.hogs.iter().map(|&mib| Spread::start(mib)).collect::<Result<Vec<_>, _>>()?;
+        let cpus: Vec<CpuId> = self.nodes.iter().filter_map(|node| node.cpus.first().copied()).collect();
+        let hogs = self.hogs.iter().map(|&mib| Spread::start(mib, &cpus)).collect::<Result<Vec<_>, _>>()?;
         let (mut last, mut changed) = (None, Duration::ZERO);
         while begun.elapsed() < WINDOW.max(changed + QUIET).min(MOST) {
             let now = (moved_since(moved)?, hogs.iter().map(Spread::glance).collect::<Result<Vec<_>, _>>()?);
@@ -164,6 +170,7 @@ impl Ground {
             std::thread::sleep(LOOK_EVERY);
         }
         let (moved, cpu_s) = (moved_since(moved)?, peer.cpu_s()? - cpu_s);
+        peer.tell();
         let spots = hogs.iter().map(|hog| self.spot(hog)).collect::<Result<Vec<_>, _>>()?;
         let pages = |of: fn(&Spot) -> u64| spots.iter().map(of).sum::<u64>() as f64;
         let answer = self.hogs.iter().zip(&spots).map(|(mib, spot)| format!("{mib} MiB {}", spot.answer)).collect::<Vec<_>>();
@@ -245,18 +252,31 @@ enum Peer {
 impl Peer {
     fn ours() -> Result<Self, String> {
         let dir = memtier_tests::scratch();
-        let run = Run { pid: None, config: "", options: &["--act", "--comm", "hog", "--bpf-stats"], record: false, cpu: None };
+        let run =
+            Run { pid: None, config: PLACES_ONLY, options: &["--act", "--comm", "hog", "--bpf-stats"], record: false, cpu: None };
         let daemon = Daemon::start(&memtier_tests::binary("memtier")?, dir.path(), &run)?;
         Ok(Self::Ours(daemon, dir))
     }
 
     fn theirs() -> Result<Self, String> {
         let numad = footing::program("numad", "numad")?;
+        let _ = fs::remove_file(LOG);
         let mut command = Command::new("/usr/bin/unshare");
-        let status = command.args(AGED).arg(numad).args(["-i", ROUNDS]).stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let status =
+            command.args(AGED).arg(numad).args(["-l", "7", "-i", ROUNDS]).stdin(Stdio::null()).stdout(Stdio::null()).status();
         let status = status.map_err(|e| format!("unshare: {e}"))?;
         let pid = fs::read_to_string("/var/run/numad.pid").ok().and_then(|pid| pid.trim().parse().ok());
         pid.map(|pid| Self::Theirs(Original(pid))).ok_or_else(|| format!("numad did not come up: {status}"))
+    }
+
+    /// What numad has to say of its choices.
+    fn tell(&self) {
+        if let Self::Theirs(_) = self {
+            let log = fs::read_to_string(LOG).unwrap_or_default();
+            let said =
+                |line: &&str| ["PICK", "Advising", "moved to", "Skipping", "Candidates"].iter().any(|word| line.contains(word));
+            log.lines().filter(said).for_each(|line| eprintln!("numad: {line}"));
+        }
     }
 
     /// User and system time of all its threads, and run time of BPF programs.
