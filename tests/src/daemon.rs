@@ -1,4 +1,4 @@
-//! A memtier daemon to measure: the real binary, watching one process of ours, with directories of its own.
+//! A memtier daemon to measure: the real binary, watching processes of ours, with directories of its own.
 
 use crate::vital::{self, Vital};
 use nix::sys::signal::{Signal, kill};
@@ -39,7 +39,8 @@ impl Cpu {
 /// What to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    pub pid: u32,
+    /// None where the options select.
+    pub pid: Option<u32>,
     /// Empty for the defaults.
     pub config: &'a str,
     pub options: &'a [&'a str],
@@ -61,7 +62,8 @@ impl Daemon {
     /// Starts memtier with its files below `dir`, and waits until it answers on its socket.
     pub fn start(binary: &Path, dir: &Path, run: &Run<'_>) -> Result<Self, String> {
         let file = dir.join("memtier.toml");
-        fs::write(&file, format!("{}\n[[target]]\npid = {}\n", run.config, run.pid)).map_err(|e| e.to_string())?;
+        let target = run.pid.map_or_else(String::new, |pid| format!("[[target]]\npid = {pid}\n"));
+        fs::write(&file, format!("{}\n{target}", run.config)).map_err(|e| e.to_string())?;
         // In a group of its own, so that Ctrl-C at the terminal reaches it through us; setpriv ends it with us in any case.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);

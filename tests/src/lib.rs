@@ -18,6 +18,8 @@ pub mod numad_daemon;
 pub mod pairs;
 pub mod rows;
 #[cfg(feature = "host")]
+pub mod spread;
+#[cfg(feature = "host")]
 pub mod stage;
 pub mod toucher;
 pub mod victim;

@@ -78,7 +78,7 @@ impl Stage {
 
     /// Starts memtier on memcached alone.
     pub fn start_daemon(&mut self, config: &str, options: &[&str], record: bool, cpu: Option<usize>) -> Result<(), String> {
-        let run = Run { pid: self.memcached_pid()?, config, options, record, cpu };
+        let run = Run { pid: Some(self.memcached_pid()?), config, options, record, cpu };
         self.daemon = Some(Daemon::start(&self.binary, self.dir.path(), &run)?);
         Ok(())
     }

@@ -317,6 +317,15 @@ fn nodes_now() {
     }
     fs::create_dir_all(root.path("/proc")).expect("scratch");
     fs::write(root.path("/proc/stat"), "cpu  1 1 1 7 0\ncpu0 1 1 1 7 0\n").expect("scratch");
+    // What an isolated CPU idles is nobody's.
+    fs::create_dir_all(root.path("/sys/devices/system/cpu")).expect("scratch");
+    let idle_with = |isolated: &str| {
+        fs::write(root.path("/sys/devices/system/cpu/isolated"), isolated).expect("scratch");
+        let facts = probe::facts(&root, vec![]).nodes;
+        let sample = nodes::sample(&root).expect("reads").expect("two");
+        (facts[0].shared_cpus().count(), sample.nodes[0].idle.as_millis())
+    };
+    assert_eq!((idle_with("0\n"), idle_with("\n")), ((0, 0), (1, 70)));
     let ids = |root: &Root| nodes::sample(root).map(|s| s.expect("two").nodes.iter().map(|n| n.node.0).collect::<Vec<_>>());
     assert_eq!(ids(&root).expect("reads"), [0, 1]);
     // Still listed, and not to be read: a link that leads nowhere.

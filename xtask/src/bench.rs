@@ -6,11 +6,24 @@ use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 
 const SOURCE: &str = "tests/src/bin/bench/main.rs";
-/// Benches that measure inside a guest, and what it must have. The time only ends what hangs.
-const IN_GUESTS: [(&str, &[&str]); 2] = [
-    ("accuracy-guest", &["--cpus", "9", "--mem", "1536", "--timeout", "1800"]),
-    ("tier", &["--topo", "2+cxl", "--cpus", "4", "--mem", "512", "--timeout", "1800"]),
+/// Benches that measure inside guests, and what these must have, one after another. The time only ends what hangs.
+const IN_GUESTS: [(&str, &[&[&str]]); 3] = [
+    ("accuracy-guest", &[&["--cpus", "9", "--mem", "1536", "--timeout", "1800"]]),
+    ("tier", &[&["--topo", "2+cxl", "--cpus", "4", "--mem", "512", "--timeout", "1800"]]),
+    (
+        "numa",
+        &[
+            &["--topo", "2", "--cpus", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", UNEVEN, "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "2+cxl", "--cpus", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+        ],
+    ),
 ];
+/// A small node of one CPU beside a large one of three.
+const UNEVEN: &str = "-smp 4,sockets=4,cores=1,threads=1 -m 2304M -object memory-backend-ram,id=m0,size=640M \
+                      -object memory-backend-ram,id=m1,size=1664M -numa node,nodeid=0,memdev=m0,cpus=0 \
+                      -numa node,nodeid=1,memdev=m1,cpus=1-3 -numa dist,src=0,dst=1,val=21";
 /// Kernels of these guests, in words; without it there is one.
 const KERNELS: &str = "MEMTIER_BENCH_KERNELS";
 const KERNEL: &str = "6.12";
@@ -24,14 +37,16 @@ pub fn run(root: &Path, name: Option<&str>, json: bool) -> Result<()> {
     setup::ensure(root)?;
     let bench = build::with_tests(root)?.join("bench");
     let json = json.then_some("--json");
-    let Some((_, options)) = IN_GUESTS.iter().find(|(guest, _)| *guest == name) else {
+    let Some((_, guests)) = IN_GUESTS.iter().find(|(guest, _)| *guest == name) else {
         return sh::run(sh::command(bench, &[], root).arg(name).args(json));
     };
     let kernels = std::env::var(KERNELS).unwrap_or_else(|_| KERNEL.to_owned());
-    kernels.split_whitespace().try_for_each(|kernel| {
-        let mut guest = sh::command(std::env::current_exe()?, &["vm", "--kernel", kernel], root);
-        sh::run(guest.args(*options).arg("--").arg(&bench).arg(name).args(json))
-    })
+    kernels.split_whitespace().flat_map(|kernel| guests.iter().map(move |options| (kernel, *options))).try_for_each(
+        |(kernel, options)| {
+            let mut guest = sh::command(std::env::current_exe()?, &["vm", "--kernel", kernel], root);
+            sh::run(guest.args(options).arg("--").arg(&bench).arg(name).args(json))
+        },
+    )
 }
 
 /// (name, what it measures) of each `Bench { name: "...", what: "...", ... }`.

@@ -1,4 +1,4 @@
-//! Moving pages to a node: slice by slice, each looked at, guarded, moved in calls that take bounded time, and looked at again.
+//! Moving pages to a node: slice by slice, each looked at, guarded, moved in calls of bounded size, and looked at again.
 //!
 //! A folio moves whole, so that it is named once, by its first page; no folio is moved that reaches out of what was asked for.
 //! A call that the kernel breaks off (one page of a batch did not move) goes on behind what was tried; nothing is tried
@@ -6,7 +6,6 @@
 
 use super::Reins;
 use super::ground::{Coming, Stop, guards};
-use super::pace::Pace;
 use super::pages::slices;
 use super::place::{MOVE, Placing, Sum, counted, fault, refusal};
 use super::snapshot::{Snapshot, whole_folios};
@@ -19,7 +18,6 @@ use std::io;
 pub(super) struct Moves<'a, C> {
     calls: &'a mut C,
     reins: &'a Reins,
-    pace: &'a mut Pace,
     step: &'a Step,
     tally: Tally,
 }
@@ -52,8 +50,8 @@ struct Tally {
 }
 
 impl<'a, C: Placing> Moves<'a, C> {
-    pub fn new(calls: &'a mut C, reins: &'a Reins, pace: &'a mut Pace, step: &'a Step) -> Self {
-        Self { calls, reins, pace, step, tally: Tally::default() }
+    pub fn new(calls: &'a mut C, reins: &'a Reins, step: &'a Step) -> Self {
+        Self { calls, reins, step, tally: Tally::default() }
     }
 
     pub fn run(mut self, to: NodeId, ranges: &[AddrRange], sum: &mut Sum) -> Result<(), Stop> {
@@ -169,7 +167,7 @@ impl<'a, C: Placing> Moves<'a, C> {
                     return Err((Stop::Braked, next.first));
                 }
             }
-            let (mut room, mut take) = (self.pace.room(MOVE_CALL).0 / PAGE_BYTES, 0);
+            let (mut room, mut take) = (MOVE_CALL.pages().0, 0);
             while take < rest.len() && (take == 0 || room >= rest[take].pages) {
                 room = room.saturating_sub(rest[take].pages);
                 take += 1;
@@ -183,14 +181,13 @@ impl<'a, C: Placing> Moves<'a, C> {
 
     /// Moves some folios and counts what came of each.
     fn portion(&mut self, folios: &[Folio], to: NodeId) -> Result<(), Stop> {
-        let (cpu, mut said, mut stop) = (self.calls.cpu_ns(), Vec::with_capacity(folios.len()), None);
+        let (mut said, mut stop) = (Vec::with_capacity(folios.len()), None);
         while said.len() < folios.len() && stop.is_none() {
             match self.calls.move_pages(&firsts(&folios[said.len()..]), to) {
                 Ok(status) => said.extend_from_slice(&status[..tried(&status)]),
                 Err(e) => stop = Some(e),
             }
         }
-        self.pace.note(Pages(pages(folios)), self.calls.cpu_ns() - cpu);
         // Whatever ended it, what moved, moved.
         let nodes = match self.calls.nodes(&firsts(folios)) {
             Ok(nodes) => nodes,

@@ -30,6 +30,10 @@ pub trait Calls: Ground {
 /// CPU time that one call may take: it holds the target's mmap_lock throughout.
 const HOLD: Span = Span(600_000);
 
+/// A call costs more than fewer pages do where pages cost little: calls that became smaller because pages seem dear would make
+/// them dearer still.
+const COLD_LEAST: Pages = Pages(256);
+
 /// What a page costs by what is said of it. A swap area that compresses better is several times as slow.
 #[derive(Clone, Copy, Debug)]
 struct Paces {
@@ -38,7 +42,7 @@ struct Paces {
 }
 
 impl Paces {
-    const GUESS: Self = Self { cold: Pace::guess(110, HOLD), page_out: Pace::guess(4_600, HOLD) };
+    const GUESS: Self = Self { cold: Pace::guess(110, HOLD).at_least(COLD_LEAST), page_out: Pace::guess(4_600, HOLD) };
 
     const fn of(&mut self, advice: Advice) -> &mut Pace {
         match advice {

@@ -7,11 +7,10 @@
 use super::bind::Bind;
 use super::ground::{Coming, Ground, Stop, end, guards};
 use super::moves::Moves;
-use super::pace::Pace;
 use super::{Actuator, Diary, Kernel, Reins};
 use crate::sys::affinity::CpuMask;
 use crate::sys::tasks::Task;
-use crate::vocab::{Action, AddrRange, Amount, End, Guard, NodeId, Outcome, Pages, ProcKey, Span, Step};
+use crate::vocab::{Action, AddrRange, Amount, End, Guard, NodeId, Outcome, Pages, ProcKey, Step};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -36,11 +35,6 @@ pub trait Placing: Ground {
     fn by_node(&mut self) -> io::Result<BTreeMap<NodeId, Pages>>;
 }
 
-/// CPU time that one call may take: pages under way make those wait who touch them.
-const HOLD: Span = Span(1_000_000);
-/// What moving a page costs, guessed: a copy, two walks of its mappings, and a flush of the TLB.
-const GUESS_NS: u64 = 2_000;
-
 /// What came of a step so far.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
@@ -60,7 +54,6 @@ pub struct Placer<D: Diary, C: Placing = Kernel> {
     calls: C,
     diary: D,
     reins: Reins,
-    pace: Pace,
 }
 
 impl<D: Diary> Placer<D> {
@@ -72,7 +65,7 @@ impl<D: Diary> Placer<D> {
 
 impl<D: Diary, C: Placing> Placer<D, C> {
     pub const fn with(calls: C, diary: D, reins: Reins) -> Self {
-        Self { calls, diary, reins, pace: Pace::guess(GUESS_NS, HOLD) }
+        Self { calls, diary, reins }
     }
 
     /// One step; its sum is told in any case.
@@ -85,10 +78,10 @@ impl<D: Diary, C: Placing> Placer<D, C> {
         if !self.calls.attach(proc).map_err(|e| Stop::Fault("open", e))? {
             return Err(Stop::Skip(Guard::Alive(proc)));
         }
-        let Self { calls, diary, reins, pace } = self;
+        let Self { calls, diary, reins } = self;
         match &step.action {
             Action::Bind { proc: _, cpus } => Bind::new(calls, diary, reins, step).run(cpus, sum),
-            Action::MovePages { proc: _, to, ranges } => Moves::new(calls, reins, pace, step).run(*to, ranges, sum),
+            Action::MovePages { proc: _, to, ranges } => Moves::new(calls, reins, step).run(*to, ranges, sum),
             Action::Migrate { proc: _, from, to } => migrate(calls, step, from, *to, sum),
             Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {
                 Err(Stop::Fault("placing", io::Error::from(io::ErrorKind::Unsupported)))

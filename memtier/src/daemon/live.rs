@@ -39,6 +39,9 @@ const BATCH: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// A process that is no older than this may have been small when last looked at.
 const YOUNG: Span = Span::from_secs(60);
+/// It is looked at again after a part of its age, so often at most: some fifty times in all.
+const YOUNG_PARTS: u64 = 8;
+const YOUNG_LEAST: Span = Span::from_millis(100);
 /// A look takes 60 us and more.
 const MOST_YOUNG: usize = 64;
 /// What the kernel would not put back is tried again after so long.
@@ -98,6 +101,8 @@ pub struct Live {
     log: Log,
     pub(super) started: Time,
     swept: Time,
+    /// When young processes are to be looked at next.
+    young: Time,
     used: usage::Ledger,
 }
 
@@ -142,6 +147,7 @@ impl Live {
             log,
             started: boottime(),
             swept: boottime(),
+            young: Time::MAX,
             used,
         };
         (live, door)
@@ -165,7 +171,8 @@ impl Live {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let due = Duration::from_nanos(self.governor.due().since(boottime()).0).min(Duration::from_secs(3600));
+            let due = self.governor.due().min(self.young);
+            let due = Duration::from_nanos(due.since(boottime()).0).min(Duration::from_secs(3600));
             tokio::select! {
                 () = &mut stop => break,
                 ask = self.asks.recv() => self.answer(ask.expect("the loop holds a door too")),
@@ -174,6 +181,9 @@ impl Live {
                 _ = tick.tick() => self.housekeeping(),
             }
             self.decide();
+            if self.young <= boottime() {
+                self.look_at_young();
+            }
         }
         self.end().await;
     }
@@ -217,6 +227,10 @@ impl Live {
                 }
             }
             Event::Lost { source: Source::Procs, .. } => self.wiring.procs.sweep(),
+            Event::Sample(Sample::Proc(sample)) if self.governor.facts().can_place() => {
+                let next = self.grows(stamped.at, sample.proc).unwrap_or(Time::MAX);
+                self.young = self.young.min(next);
+            }
             Event::Outcome(outcome) => self.settled(outcome),
             Event::Kernel(
                 KernelEvent::Fault { .. }
@@ -333,7 +347,7 @@ impl Live {
             }
         }
         self.unbind();
-        self.wiring.procs.refresh(self.growing());
+        self.look_at_young();
         let procs = &self.governor.models().procs;
         let selected = procs.samples().filter(|s| self.governor.selection(s.proc).policy().is_some());
         let cgroups: BTreeSet<String> = selected.map(|s| s.cgroup.clone()).filter(|path| !path.is_empty()).collect();
@@ -342,18 +356,29 @@ impl Live {
         super::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 
-    /// Selected processes that are young and were too small to be walked when last looked at: on a host of many nodes those
-    /// that grow are to be placed while they do.
-    fn growing(&self) -> Vec<ProcKey> {
+    /// Whether a process may have been too small to be walked when last looked at, and if so when it is to be looked at again:
+    /// on a host of many nodes those that grow are to be placed while they do.
+    fn grows(&self, now: Time, proc: ProcKey) -> Option<Time> {
+        let models = self.governor.models();
+        let info = models.procs.get(proc)?;
+        let born = info.since.max(info.exec_at.unwrap_or_default());
+        let age = now.since(born);
+        let young = age <= YOUNG && models.heat.get(proc).is_none() && self.governor.selection(proc).placed();
+        young.then(|| info.sampled_at.unwrap_or(born).after(Span(age.0 / YOUNG_PARTS).max(YOUNG_LEAST)))
+    }
+
+    fn look_at_young(&mut self) {
+        self.young = Time::MAX;
         if !self.governor.facts().can_place() {
-            return Vec::new();
+            return;
         }
-        let (now, models) = (boottime(), self.governor.models());
-        let young = models.procs.samples().map(|s| s.proc).filter(|&proc| {
-            let since = models.procs.get(proc).map_or(Time::ZERO, |info| info.since.max(info.exec_at.unwrap_or_default()));
-            now.since(since) <= YOUNG && models.heat.get(proc).is_none() && self.governor.selection(proc).placed()
-        });
-        young.take(MOST_YOUNG).collect()
+        let now = boottime();
+        let procs = self.governor.models().procs.samples().map(|sample| sample.proc);
+        let young: Vec<(ProcKey, Time)> = procs.filter_map(|proc| Some((proc, self.grows(now, proc)?))).take(MOST_YOUNG).collect();
+        let (due, later): (Vec<_>, Vec<_>) = young.into_iter().partition(|(_, at)| *at <= now);
+        // Those looked at now come again with their samples.
+        self.young = later.iter().map(|(_, at)| *at).min().unwrap_or(Time::MAX);
+        self.wiring.procs.refresh(due.into_iter().map(|(proc, _)| proc));
     }
 
     /// Sets processes free that nothing wants bound any more, and forgets those that are gone. A program that was just

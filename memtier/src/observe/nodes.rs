@@ -45,13 +45,15 @@ pub fn look_since(root: &Root, before: &Idle) -> Result<(Look, Idle), ReadError>
 /// USER_HZ is 100 wherever /proc tells it.
 pub const TICK: Span = Span::from_millis(10);
 
-/// All nodes now, where there is more than one.
+/// All nodes now, where there is more than one. An isolated CPU idles for nobody.
 pub fn sample(root: &Root) -> Result<Option<NodesSample>, ReadError> {
     let ids = node_ids(root)?;
     if ids.len() < 2 {
         return Ok(None);
     }
-    let idle = idle_ticks(root)?;
+    let isolated = topology::isolated(root)?;
+    let mut idle = idle_ticks(root)?;
+    idle.retain(|cpu, _| !isolated.contains(cpu));
     let mut nodes = Vec::with_capacity(ids.len());
     for id in ids {
         if let Some(NodeReading { node, total, free, inactive_file, cpus, distances: _ }) = reading(root, id)? {

@@ -6,19 +6,34 @@
 use super::host::node_ids;
 use crate::sys::files::{ReadError, Root, field, number_list};
 use crate::vocab::{Bytes, CpuId, NodeFacts, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NODES: &str = "/sys/devices/system/node";
 const TIERS: &str = "/sys/devices/virtual/memory_tiering";
 
 /// Nodes with their numbers as the kernel gives them, which may be sparse; a node may have no CPU, or no memory.
 pub fn nodes(root: &Root) -> Result<Vec<NodeFacts>, ReadError> {
-    let (ids, tiers) = (node_ids(root)?, tiers(root)?);
+    let (ids, tiers, isolated) = (node_ids(root)?, tiers(root)?, isolated(root)?);
     let looked = ids.iter().filter_map(|&id| match node(root, id, &ids) {
         Err(e) if e.is_gone() && !root.exists(format!("{NODES}/node{}", id.0)) => None,
         node => Some(node),
     });
-    looked.map(|node| node.map(|node| NodeFacts { tier: tiers.get(&node.id).copied(), ..node })).collect()
+    let whole = |node: NodeFacts| {
+        let isolated = node.cpus.iter().copied().filter(|cpu| isolated.contains(cpu)).collect();
+        NodeFacts { tier: tiers.get(&node.id).copied(), isolated, ..node }
+    };
+    looked.map(|node| node.map(whole)).collect()
+}
+
+/// CPUs that the scheduler gives to nobody who was not put there. Kernels before 4.2 do not tell.
+pub fn isolated(root: &Root) -> Result<BTreeSet<CpuId>, ReadError> {
+    let path = "/sys/devices/system/cpu/isolated";
+    let list = match root.text(path) {
+        Err(e) if e.is_gone() => return Ok(BTreeSet::new()),
+        list => list?,
+    };
+    let numbers = number_list(&list).ok_or_else(|| root.nonsense(path, list.trim()))?;
+    Ok(numbers.into_iter().map(CpuId).collect())
 }
 
 fn node(root: &Root, id: NodeId, ids: &[NodeId]) -> Result<NodeFacts, ReadError> {
@@ -44,6 +59,7 @@ fn node(root: &Root, id: NodeId, ids: &[NodeId]) -> Result<NodeFacts, ReadError>
         bandwidth_mb_s: nearest(root, &dir, "read_bandwidth"),
         latency_ns: nearest(root, &dir, "read_latency"),
         tier: None,
+        isolated: Vec::new(),
     })
 }
 

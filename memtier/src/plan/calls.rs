@@ -10,8 +10,10 @@ pub const PAGE_OUT_SLICE: Bytes = Bytes::from_mib(4);
 pub const PAGE_OUT_CALL: Bytes = Bytes::from_kib(512);
 /// Pages between nodes: guards are looked at again after so much ...
 pub const MOVE_SLICE: Bytes = Bytes::from_mib(32);
-/// ... and one call of move_pages(2) takes this much.
-pub const MOVE_CALL: Bytes = Bytes::from_mib(2);
+/// ... and one call of move_pages(2) takes this much. Each has all CPUs empty their batches of pages, and waits for them
+/// (mm/migrate.c, lru_cache_disable), which small calls would do more than move. Who touches a page under way waits no longer
+/// for large ones: the kernel has 512 pages under way at most (NR_MAX_BATCHED_MIGRATION), before 6.3 one.
+pub const MOVE_CALL: Bytes = Bytes::from_mib(8);
 /// What a range costs in a call beside its pages: a TLB flush and a start, 0.5 to 1.5 us.
 pub const RANGE_COST: Pages = Pages(16);
 /// Reading over a gap of this many pages costs less than another system call.

@@ -96,6 +96,7 @@ impl Governor {
             Event::Sample(Sample::Proc(sample)) => {
                 self.targets.judge(sample, &self.config, &self.facts);
                 self.count(sample.proc);
+                self.hurry(at, sample);
             }
             Event::Sample(Sample::Pages(chunk)) => {
                 if chunk.last {
@@ -259,6 +260,15 @@ impl Governor {
         }
     }
 
+    /// What has grown large enough to be walked is placed while it grows.
+    fn hurry(&mut self, at: Time, sample: &ProcSample) {
+        let placed = self.config.numa.enabled && self.facts.can_place() && self.targets.selection(sample.proc).placed();
+        let large = sample.rss >= Bytes::from_mib(self.config.scan.min_resident_mib);
+        if placed && large && self.ledger.account(sample.proc).scanned.is_none() {
+            self.pull(PolicyId::Watch, at);
+        }
+    }
+
     fn judge_all(&mut self) {
         let samples: Vec<&ProcSample> = self.models.procs.samples().collect();
         self.targets.reconfigured(&samples, &self.config, &self.facts);
@@ -310,6 +320,7 @@ impl Governor {
         // Whoever was bound has its pages moved next, slice after slice. What did not work has time.
         if step.by == PolicyId::Numa && outcome.done.pages > Pages::ZERO {
             self.pull_numa(self.now);
+            self.pull(PolicyId::Watch, outcome.ended.after(policy::after_placing(&self.ledger, proc)));
         }
         self.journal.settle(proc, outcome);
     }

@@ -24,7 +24,7 @@ const SIBLING_PERMIL: u64 = 200;
 /// The nodes, with what is left of each for those who are not placed yet.
 pub(super) struct Board {
     pub places: Vec<Place>,
-    online: IdSet,
+    shared: IdSet,
     /// Of each place.
     cpus: Vec<Vec<CpuId>>,
 }
@@ -69,7 +69,7 @@ impl Board {
         }
         let place = |&node: &&NodeFacts| {
             let now = view.models.nodes.get(node.id);
-            let cpus = node.cpus.len() as u64 * 1000;
+            let cpus = node.shared_cpus().count() as u64 * 1000;
             Place {
                 id: node.id,
                 cpus,
@@ -80,9 +80,9 @@ impl Board {
             }
         };
         let places = facts.iter().map(place).collect();
-        let cpus: Vec<Vec<CpuId>> = facts.iter().map(|node| node.cpus.clone()).collect();
-        let online = cpus.iter().flatten().map(|cpu| cpu.0).collect();
-        Ok(Self { places, online, cpus })
+        let cpus: Vec<Vec<CpuId>> = facts.iter().map(|node| node.shared_cpus().collect()).collect();
+        let shared = cpus.iter().flatten().map(|cpu| cpu.0).collect();
+        Ok(Self { places, shared, cpus })
     }
 
     /// Every process that may be placed, and what speaks against looking at it: those that keep their nodes first, then those
@@ -166,7 +166,7 @@ impl Board {
             let home = self.of_cpus(cpus);
             return if home.is_empty() { Bound::Nobody } else { Bound::Us(home) };
         }
-        if allowed.is_empty() || self.online.iter().all(|cpu| allowed.contains(cpu)) {
+        if allowed.is_empty() || self.shared.iter().all(|cpu| allowed.contains(cpu)) {
             return Bound::Nobody;
         }
         Bound::Others(self.of_cpus(allowed))
@@ -244,7 +244,8 @@ fn movable(held: Held, fixed: Option<&Held>) -> Held {
 
 /// How much farther the memory of `to` is for the CPUs of `from` than their own, in thousandths. The HMAT tells of a node
 /// without CPUs what the nearest ones wait for it, which is no less than what others do.
-pub(super) fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
+#[must_use]
+pub fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
     if from.id == to.id {
         return 0;
     }
@@ -276,4 +277,31 @@ fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> (u64, u64) {
     };
     let most = u64::from(sample.threads.max(1)) * 1000;
     (got.min(most), got.saturating_add(waited).min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::fixture::{ANNA, Host, config};
+    use crate::vocab::{Event, Sample};
+
+    #[test]
+    fn isolated_cpus_are_nobodys() {
+        let mut host = Host::new(&config("[[target]]\ncomm = 'anna'"));
+        host.two_nodes([500, 500]);
+        let mut facts = host.governor.facts().clone();
+        facts.nodes[1].isolated = vec![CpuId(3)];
+        host.tell(Event::Facts(Box::new(facts)));
+        let known = host.governor.view(host.now).models.procs.sample(ANNA).cloned().expect("told");
+        for (allowed, free) in [(vec![0, 1, 2], true), (vec![0, 1, 2, 3], true), (vec![0, 1], false)] {
+            let sample = ProcSample { cpus_allowed: allowed.into_iter().collect(), ..known.clone() };
+            host.tell(Event::Sample(Sample::Proc(Box::new(sample))));
+            let view = host.governor.view(host.now);
+            let Ok(mut board) = Board::of(&view) else { panic!("two nodes") };
+            assert_eq!((board.cpus_of(&[1]), board.places[1].cpus), (vec![CpuId(2)], 1000));
+            let candidates = board.candidates(&view);
+            let [(ANNA, Ok(anna))] = &candidates[..] else { panic!("one that is selected") };
+            assert_eq!(matches!(anna.bound, Bound::Nobody), free);
+        }
+    }
 }

@@ -18,8 +18,10 @@ use crate::vocab::{Action, Charge, Hold, HostFacts, Idle, Need, PolicyId, ProcKe
 use std::collections::BTreeSet;
 
 pub use autocold::refaulting;
+pub use board::gap;
+pub use placement::{Place, far};
 pub use tier::slow_end;
-pub use watch::Spacing;
+pub use watch::{Spacing, after_placing};
 
 /// All that a policy may look at.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,7 @@
 //! not have. What a move costs is paid once, and set against what is saved over `numa.amortise_s`.
 
 use crate::vocab::{Bytes, NodeId, PAGE_BYTES, Pages, Span};
+use std::cmp::Reverse;
 
 /// Part of the CPU time of a process that is spent waiting for memory that is near. Measured shares of servers and of
 /// analytics lie between 0.2 and 0.6; too low moves too little.
@@ -13,6 +14,8 @@ const WAITS_PERMIL: u64 = 250;
 pub const COPY: Span = Span(1_500);
 /// A page in use weighs as much as so many that are not: those may be used tomorrow.
 pub const HOT_WEIGHT: u64 = 16;
+/// Nodes to which so much more has to be copied are as good as others.
+const HARDLY_PERMIL: u64 = 250;
 
 /// One node as far as placing goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,21 +173,26 @@ fn grow(places: &[Place], claim: &Claim, from: usize, mut look: impl FnMut(&[usi
     }
 }
 
-/// The best nodes for a process: those with the least price, the cost of moving spread over `amortise`. None where nothing
-/// has room.
+/// The best nodes for a process: those with the least price, the cost of moving spread over `amortise`; of as few others as
+/// cost hardly more those with most room left, for who is young grows. None where nothing has room.
 #[must_use]
 pub fn choose(places: &[Place], claim: &Claim, amortise: Span) -> Option<Choice> {
-    let mut best: Option<(Span, Choice)> = None;
+    let mut all: Vec<(Span, Choice)> = Vec::new();
     for from in (0..places.len()).filter(|&node| places[node].cpus > 0) {
         grow(places, claim, from, |cpus, memory, price, moves| {
             let total = over(price.sum(), amortise).saturating_add(cost(moves));
-            let fewer = |choice: &Choice| cpus.len() < choice.cpus.len();
-            if best.as_ref().is_none_or(|(least, choice)| total < *least || total == *least && fewer(choice)) {
-                best = Some((total, Choice { cpus: cpus.to_vec(), memory: memory.to_vec(), price, moves }));
-            }
+            all.push((total, Choice { cpus: cpus.to_vec(), memory: memory.to_vec(), price, moves }));
         });
     }
-    best.map(|(_, choice)| choice)
+    let (least, best) = all.iter().min_by_key(|(total, choice)| (*total, choice.cpus.len()))?;
+    let bound = least.saturating_add(cost(best.moves).scale(HARDLY_PERMIL, 1000));
+    let alike = all.iter().filter(|(total, choice)| *total <= bound && choice.cpus.len() == best.cpus.len());
+    let left = |choice: &Choice| {
+        let room: Bytes = choice.memory.iter().map(|&node| places[node].room).sum();
+        room.saturating_sub(choice.moves.bytes())
+    };
+    // Of equals the last one counts.
+    alike.rev().max_by_key(|(total, choice)| (left(choice), Reverse(*total))).map(|(_, choice)| choice.clone())
 }
 
 /// The memory nodes that go with given CPU nodes: these, and the nearest of others while they have no room.

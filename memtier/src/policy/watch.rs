@@ -2,7 +2,7 @@
 
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
-use crate::plan::{Selection, anything_selected};
+use crate::plan::{Ledger, Selection, anything_selected};
 use crate::vocab::{
     Action, Bytes, Charge, Measure, Need, PolicyId, ProcKey, ProcSample, Quantity, Reason, Rule, Source, Span, Time,
 };
@@ -13,6 +13,10 @@ const SLOTS: u64 = 16;
 const LEAST_TURN: Span = Span::from_millis(50);
 /// Walks are never further apart than so many periods, whatever they take.
 const MOST_PERIODS: u64 = 64;
+/// A walk that a step of placing asks for waits for this, and for so many times as long as a walk takes: lest one came after
+/// each slice of a move.
+const AFTER_PLACING: Span = Span::from_millis(200);
+const PLACING_WALKS: u64 = 16;
 /// A walk that waited longer than this (or a period) would only delay the next one.
 const LEAST_LIFETIME: Span = Span::from_secs(10);
 
@@ -89,7 +93,7 @@ impl Grid {
     }
 
     /// Placing cannot wait for a turn: a process that was never walked grows where it happens to run, and what a move left
-    /// behind shows in a walk only. One walk more after each move that a turn has passed since.
+    /// behind, or came meanwhile, shows in a walk only. One walk more after the last of its steps.
     fn hurried(&self, view: &View<'_>, proc: ProcKey) -> Option<Reason> {
         if !view.config.numa.enabled || !view.facts.can_place() || !view.targets.selection(proc).placed() {
             return None;
@@ -97,9 +101,9 @@ impl Grid {
         let Some(last) = view.ledger.account(proc).scanned else {
             return Some(Reason::new(Rule::ScanDue).note("the first walk"));
         };
-        let moved = view.ledger.placed(proc)?.moved_at.filter(|&moved| moved >= last)?;
-        let since = view.now.since(moved);
-        (since >= self.turn).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastMove, since, self.turn, "scan.period_ms"))
+        let placed = placed_at(view.ledger, proc).filter(|&placed| placed >= last)?;
+        let (since, wait) = (view.now.since(placed), after_placing(view.ledger, proc));
+        (since >= wait).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastMove, since, wait, ""))
     }
 
     fn reason(&self, view: &View<'_>, proc: ProcKey, periods: u64) -> Reason {
@@ -109,6 +113,17 @@ impl Grid {
         let since = Span((view.now.0 / self.turn.0).saturating_sub(last.0 / self.turn.0) * self.turn.0);
         reason.saw(Measure::SinceLastScan, since, Span(self.turn.0 * self.slots * periods), knob_of(periods))
     }
+}
+
+fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
+    let placed = ledger.placed(proc)?;
+    placed.moved_at.max(placed.bound_at)
+}
+
+/// How long after a step of placing the process is walked again.
+#[must_use]
+pub fn after_placing(ledger: &Ledger, proc: ProcKey) -> Span {
+    Span(ledger.account(proc).walk.0.saturating_mul(PLACING_WALKS)).max(AFTER_PLACING)
 }
 
 /// Which walks must be further apart than a period, so that all of them together take no more of a core than they may:

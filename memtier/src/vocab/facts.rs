@@ -132,6 +132,9 @@ pub struct NodeFacts {
     pub id: NodeId,
     pub total: Bytes,
     pub cpus: Vec<CpuId>,
+    /// Of these, those that the scheduler gives to nobody who was not put there: isolcpus=, isolated cpusets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub isolated: Vec<CpuId>,
     /// (other node, distance) as in /sys/devices/system/node/nodeN/distance.
     pub distances: Vec<(NodeId, u16)>,
     /// What a read from the nearest CPUs gets and takes at best, by the firmware's HMAT: nodeN/access1/initiators, else
@@ -143,6 +146,13 @@ pub struct NodeFacts {
     /// Number of its memory tier (/sys/devices/virtual/memory_tiering): a smaller one is faster.
     #[serde(default)]
     pub tier: Option<u16>,
+}
+
+impl NodeFacts {
+    /// CPUs on which whoever may run anywhere runs.
+    pub fn shared_cpus(&self) -> impl Iterator<Item = CpuId> + '_ {
+        self.cpus.iter().copied().filter(|cpu| !self.isolated.contains(cpu))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +204,7 @@ impl HostFacts {
     /// Whether threads have a choice: more than one node with memory, and more than one with CPUs.
     #[must_use]
     pub fn can_place(&self) -> bool {
-        self.has(Need::ManyNodes).is_ok() && self.nodes.iter().filter(|node| !node.cpus.is_empty()).count() > 1
+        self.has(Need::ManyNodes).is_ok() && self.nodes.iter().filter(|node| node.shared_cpus().next().is_some()).count() > 1
     }
 
     /// Nodes of slow memory, ascending as they were told.

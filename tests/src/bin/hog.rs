@@ -1,5 +1,5 @@
-//! Holds a region of memory and touches what it is told to: `hog MIB half|noise|untouched small|huge`, then orders on
-//! standard input: `read FIRST END`, `write FIRST END`, `burn MS`, `check`. Every order is answered by one number. Ends
+//! Holds a region of memory and touches what it is told to: `hog MIB half|noise|untouched small|huge [CPU...]`, filled by a
+//! thread on each of these CPUs, page by page in turn; then orders on standard input: `read FIRST END`, `write FIRST END`, `burn MS`, `check`. Every order is answered by one number. Ends
 //! when standard input does.
 
 use memmap2::{Advice, MmapMut};
@@ -23,7 +23,9 @@ fn word(i: usize, half: bool) -> u64 {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [mib, fill, size] = args.as_slice() else { return Err("usage: hog MIB half|noise|untouched small|huge".into()) };
+    let [mib, fill, size, cpus @ ..] = args.as_slice() else {
+        return Err("usage: hog MIB half|noise|untouched small|huge [CPU...]".into());
+    };
     let (half, touch) = match fill.as_str() {
         "half" => (true, true),
         "noise" => (false, true),
@@ -41,11 +43,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let skip = room.as_ptr().align_offset(2 << 20);
     let region = &mut room[skip..skip + bytes];
     let model: Vec<u8> = (0..WORDS).flat_map(|i| word(i, half).to_ne_bytes()).collect();
-    if touch {
-        for (n, page) in region.chunks_exact_mut(PAGE).enumerate() {
-            page.copy_from_slice(&model);
-            page[8..16].copy_from_slice(&n.to_ne_bytes());
-        }
+    let put = |n: usize, page: &mut [u8]| {
+        page.copy_from_slice(&model);
+        page[8..16].copy_from_slice(&n.to_ne_bytes());
+    };
+    if touch && cpus.is_empty() {
+        region.chunks_exact_mut(PAGE).enumerate().for_each(|(n, page)| put(n, page));
+    } else if touch {
+        let cpus = cpus.iter().map(|cpu| cpu.parse()).collect::<Result<Vec<usize>, _>>()?;
+        let mut shares: Vec<Vec<(usize, &mut [u8])>> = cpus.iter().map(|_| Vec::new()).collect();
+        region.chunks_exact_mut(PAGE).enumerate().for_each(|(n, page)| shares[n % cpus.len()].push((n, page)));
+        std::thread::scope(|scope| {
+            for (cpu, share) in cpus.into_iter().zip(shares) {
+                scope.spawn(move || {
+                    memtier_tests::cpu::pin(0, cpu).expect("a CPU that is online");
+                    share.into_iter().for_each(|(n, page)| put(n, page));
+                });
+            }
+        });
     }
     let mut out = io::stdout().lock();
     writeln!(out, "{}", region.as_ptr().addr())?;

@@ -122,7 +122,7 @@ fn pairs<T>(
     mut measure: impl FnMut(&mut Victim) -> Result<T, String>,
 ) -> Result<Vec<Pair<T>>, String> {
     let (binary, dir) = (memtier_tests::binary("memtier")?, memtier_tests::scratch());
-    let run = Run { pid: victim.pid(), config, options: &["--act"], record: false, cpu: None };
+    let run = Run { pid: Some(victim.pid()), config, options: &["--act"], record: false, cpu: None };
     (0..rounds)
         .map(|_| {
             reset(victim)?;

@@ -7,6 +7,7 @@ mod cycle;
 mod fold;
 mod harm;
 mod monitor;
+mod numa;
 mod rig;
 mod saved;
 mod scan;
@@ -51,6 +52,11 @@ const BENCHES: &[Bench] = &[
         name: "tier",
         what: "memory in use on a slow node, in a guest that has one: moves, and where all lies in the end",
         measure: tier::measure,
+    },
+    Bench {
+        name: "numa",
+        what: "placing of busy processes beside Debian's numad, in guests of several nodes",
+        measure: numa::measure,
     },
     Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
 ];

@@ -64,7 +64,7 @@ fn watched() -> Result<(Vec<Row>, f64), String> {
     let mut victim = Victim::start(Work::Sweeps { hot_mib, hot_ms: 5_000, cold_mib: mib - hot_mib, cold_ms: 3_600_000 })?;
     victim.fill()?;
     let dir = memtier_tests::scratch();
-    let run = Run { pid: victim.pid(), config: "", options: &["--act", "--bpf-stats"], record: true, cpu: None };
+    let run = Run { pid: Some(victim.pid()), config: "", options: &["--act", "--bpf-stats"], record: true, cpu: None };
     let trace = trace_dir(dir.path());
     let daemon = Daemon::start(&memtier_tests::binary("memtier")?, dir.path(), &run)?;
     interrupt.sleep(SETTLE)?;

@@ -149,7 +149,7 @@ impl Ground {
         let _daemon = match peer {
             Peer::Memtier => {
                 let run = Run {
-                    pid: toucher.pid(),
+                    pid: Some(toucher.pid()),
                     config: CONFIG,
                     options: &["--act"],
                     record: false,
