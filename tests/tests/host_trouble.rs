@@ -254,7 +254,7 @@ fn a_fork_storm_is_counted_and_nothing_hangs() {
     let memtier = need!(binary("memtier"));
     let dir = memtier_tests::scratch();
     let storm = Trouble::start("forks", 50);
-    let run = memtier_tests::daemon::Run { pid: storm.child.id(), config: "", options: &[], record: false, cpu: None };
+    let run = memtier_tests::daemon::Run { pid: Some(storm.child.id()), config: "", options: &[], record: false, cpu: None };
     let daemon = memtier_tests::daemon::Daemon::start(&memtier, dir.path(), &run).expect("it comes up in a storm");
     let told = || daemon.metric("memtier_records_total", "source=\"procs\"").expect("it answers in a storm");
     let lost = || daemon.metric("memtier_lost_total", "source=\"procs\"").expect("it answers in a storm");

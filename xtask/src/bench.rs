@@ -13,10 +13,10 @@ const IN_GUESTS: [(&str, &[&[&str]]); 3] = [
     (
         "numa",
         &[
-            &["--topo", "2", "--cpus", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
-            &["--topo", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "2", "--cpus", "4", "--mem", "1024", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "4", "--mem", "1024", "--deb", "numad", "--timeout", "1800"],
             &["--topo", UNEVEN, "--deb", "numad", "--timeout", "1800"],
-            &["--topo", "2+cxl", "--cpus", "4", "--mem", "768", "--deb", "numad", "--timeout", "1800"],
+            &["--topo", "2+cxl", "--cpus", "4", "--mem", "1024", "--deb", "numad", "--timeout", "1800"],
         ],
     ),
 ];

@@ -45,13 +45,16 @@ const CPU: (&str, Goal) = ("cpu_ratio", Goal::Most(1.0));
 /// By how much the answer of memtier loses more than numad's.
 const WORSE: (&str, Goal) = ("answer_worse_permil", Goal::Most(0.0));
 
+/// What it was compared with, and a value for each pair; or why there is none.
+type Told = Result<(String, Vec<f64>), String>;
+
 pub fn measure() -> Vec<Row> {
     let ground = match Ground::here() {
         Ok(ground) => ground,
         Err(why) => return [SETTLE, MOVED, WRONG, CPU, WORSE].map(|(metric, goal)| Row::absent(metric, "", goal, &why)).into(),
     };
     let runs = ground.pairs();
-    let row = |(metric, goal), unit, of: &dyn Fn(&[[Ended; 2]]) -> Result<(String, Vec<f64>), String>| {
+    let row = |(metric, goal), unit, of: &dyn Fn(&[[Ended; 2]]) -> Told| {
         let row = match runs.as_ref().map_err(Clone::clone).and_then(|runs| of(runs)) {
             Ok((against, values)) => Row::new(metric, unit, goal, against, &values),
             Err(why) => Row::absent(metric, unit, goal, why),
@@ -76,7 +79,7 @@ fn listed(runs: &[[Ended; 2]], arm: usize, of: impl Fn(&Ended) -> f64) -> String
 }
 
 /// Ours by theirs, or the other way round.
-fn ratios(runs: &[[Ended; 2]], unit: &str, of: fn(&Ended) -> f64, theirs: bool) -> Result<(String, Vec<f64>), String> {
+fn ratios(runs: &[[Ended; 2]], unit: &str, of: fn(&Ended) -> f64, theirs: bool) -> Told {
     let against = format!("{unit}: memtier {}; numad {}", listed(runs, 0, of), listed(runs, 1, of));
     let below = usize::from(!theirs);
     if values(runs, below, of).contains(&0.0) {
@@ -265,8 +268,15 @@ impl Peer {
         let status =
             command.args(AGED).arg(numad).args(["-l", "7", "-i", ROUNDS]).stdin(Stdio::null()).stdout(Stdio::null()).status();
         let status = status.map_err(|e| format!("unshare: {e}"))?;
-        let pid = fs::read_to_string("/var/run/numad.pid").ok().and_then(|pid| pid.trim().parse().ok());
-        pid.map(|pid| Self::Theirs(Original(pid))).ok_or_else(|| format!("numad did not come up: {status}"))
+        // It says who it is after it went to the background.
+        let begun = Instant::now();
+        while begun.elapsed() < WARM {
+            if let Some(pid) = fs::read_to_string("/var/run/numad.pid").ok().and_then(|pid| pid.trim().parse().ok()) {
+                return Ok(Self::Theirs(Original(pid)));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Err(format!("numad did not come up: {status}"))
     }
 
     /// What numad has to say of its choices.
