@@ -396,7 +396,9 @@ impl Ledger {
         (placed.at, placed.unchanged) = (at, outcome.end == End::Skipped(Guard::DryRun));
         match outcome.end {
             End::Done | End::Partial(_) | End::Failed(_) => {
-                let fruitless = done.pages.0 < done.asked.0.div_ceil(2) || matches!(outcome.end, End::Failed(_));
+                // Threads that somebody else bound are left alone, and binding the others was not in vain.
+                let least = if matches!(step.action, Action::Bind { .. }) { 1 } else { done.asked.0.div_ceil(2) };
+                let fruitless = done.pages.0 < least || matches!(outcome.end, End::Failed(_));
                 placed.fruitless = if fruitless { placed.fruitless.saturating_add(1) } else { 0 };
             }
             End::Skipped(_) | End::Expired => {}
