@@ -15,8 +15,8 @@ fn refused(text: &str, messages: &[&str]) {
 #[test]
 fn refusals_word_for_word() {
     const SCAN: &str = "period_ms, walk_permil_of_core, min_resident_mib, max_procs";
-    const KEYS: &str = "pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa";
-    const TABLES: &str = "daemon, scan, heat, arm, budget, brake, autocold, slide, numa, trace, target";
+    const KEYS: &str = "pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier";
+    const TABLES: &str = "daemon, scan, heat, arm, budget, brake, autocold, slide, numa, tier, trace, target";
     let cases: &[(&str, &[&str])] = &[
         (
             "[scan]\nperod_ms = 1000\n",
@@ -66,7 +66,7 @@ fn refusals_word_for_word() {
         ("[[target]]\ncomm = \"a\"\nexclude = 1\n", &["m.toml:3: target.exclude must be true or false, not the number 1"]),
         (
             "[[target]]\ncomm = \"a\"\nexclude = true\nfloor_mib = 9\n",
-            &["m.toml:1: target.exclude contradicts policy, floor_mib, moved_mib_per_s and numa: keep one side"],
+            &["m.toml:1: target.exclude contradicts policy, floor_mib, moved_mib_per_s, numa and tier: keep one side"],
         ),
         ("[scan]\nperiod_ms = 500\nperiod_ms = 600\n", &["m.toml:3: duplicate key"]),
         // Everything wrong at once, in the order of the lines.

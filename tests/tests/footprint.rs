@@ -47,6 +47,9 @@ impl Settings for Cut {
 }
 
 impl Threads for Cut {
+    fn online(&mut self) -> std::io::Result<CpuMask> {
+        Ok(CpuMask::every())
+    }
     fn pass(&mut self, proc: ProcKey, choose: &mut dyn FnMut(&Task) -> Option<CpuMask>) -> std::io::Result<Option<Vec<Looked>>> {
         HostSettings.pass(proc, choose)
     }

@@ -15,6 +15,7 @@ fn config(act: bool, policy: PolicyId) -> Config {
     config.scan.min_resident_mib = 1;
     config.autocold.warmup_s = 60;
     config.autocold.step_permil = 200;
+    config.tier.enabled = false;
     config.target = vec![Target { comm: Some("cache".into()), policy: Some(policy), floor_mib: Some(5), ..Target::default() }];
     config
 }
@@ -97,6 +98,21 @@ fn numa_acts() {
     s.nodes = NodeSpec::EVEN.to_vec();
     let mut config = config(true, PolicyId::Autocold);
     (config.numa.slice_mib, config.numa.settle_s) = (2, 20);
+    check(&s, &config);
+}
+
+/// A fast node and a slow one; a process lies on both, and the fast one is to have room.
+#[test]
+fn tier_acts() {
+    let cold = RegionSpec::new(60 * MIB, Pattern::Idle);
+    let hot = RegionSpec::new(12 * MIB, Pattern::Hot { pages: 12 * MIB });
+    let mut s = Scenario::new("tier-acts", Span::from_secs(240)).with(ProcSpec::new("cache", vec![cold, hot]));
+    (s.memory, s.swap) = (Bytes::from_mib(96), None);
+    let wake = Change::Pattern { comm: "cache", region: 0, pattern: Pattern::Hot { pages: 4 * MIB } };
+    s = s.at(150, wake);
+    let mut config = config(true, PolicyId::Autocold);
+    config.tier.enabled = true;
+    (config.tier.reserve_permil, config.tier.cold_s, config.tier.settle_s) = (150, 30, 30);
     check(&s, &config);
 }
 

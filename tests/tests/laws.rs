@@ -156,7 +156,7 @@ proptest! {
             prop_assert!(span >= settle, "a page went out again {span} after it came back, not {settle}");
         }
         if let Some(span) = report.truth.shortest_crossing {
-            let settle = Span::from_secs(config.numa.settle_s);
+            let settle = Span::from_secs(config.numa.settle_s.min(config.tier.settle_s));
             prop_assert!(span >= settle, "a block went to another node {span} after it came, not {settle}");
         }
         let mut advised: BTreeMap<(ProcKey, PolicyId), (Time, Vec<AddrRange>)> = BTreeMap::new();
@@ -372,6 +372,8 @@ fn within_budget(shadow: &Shadow, decision: &Decision) -> Result<(), String> {
         }
     }
     let by_numa = oracle::spent_by_numa(shadow, decision);
+    let by_tier = oracle::spent_by_tier(shadow, decision);
+    let links = shadow.facts.nodes.iter().filter(|node| node.cpus.is_empty()).count() as u64;
     let limits = [
         ("moved", moved, (c.budget.moved_mib_per_s * 10) << 20, decision.plan.iter().any(|s| s.charge.moved > Bytes::ZERO)),
         (
@@ -379,6 +381,12 @@ fn within_budget(shadow: &Shadow, decision: &Decision) -> Result<(), String> {
             by_numa,
             (c.numa.quota_mib_per_s * 10) << 20,
             decision.plan.iter().any(|s| matches!(s.action, Action::MovePages { .. })),
+        ),
+        (
+            "moved by tier",
+            by_tier,
+            (c.tier.quota_mib_per_s * 10 * links) << 20,
+            decision.plan.iter().any(|s| s.by == PolicyId::Tier),
         ),
         ("armed", armed, (c.arm.quota_mib_per_s * 10) << 20, decision.plan.iter().any(|s| s.charge.armed > Bytes::ZERO)),
         ("system calls", calls, c.budget.syscalls_per_s * 10, decision.plan.iter().any(|s| s.charge.syscalls > 0)),
@@ -406,7 +414,9 @@ fn idles_where_blind(shadow: &Shadow, decision: &Decision) -> Result<(), String>
     let acts = |by| match by {
         PolicyId::Watch => [Source::Walker].as_slice(),
         PolicyId::Arm => &[Source::Procs, Source::Walker, Source::Host, Source::Psi, Source::Reclaim],
-        PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa => &[Source::Procs, Source::Walker, Source::Host, Source::Psi],
+        PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier => {
+            &[Source::Procs, Source::Walker, Source::Host, Source::Psi]
+        }
     };
     for step in &decision.plan {
         if let Some(source) = acts(step.by).iter().find(|&&s| unseen(s)) {

@@ -68,6 +68,7 @@ fn a_process_whose_name_looks_like_fields() {
             waited: Span(9_000_000_123),
             cpus_allowed: [0, 1, 2, 3, 70].into_iter().collect(),
             mems_allowed: [0, 2].into_iter().collect(),
+            mempolicy: "interleave:0,2".into(),
         }
     );
 }

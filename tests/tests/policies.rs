@@ -15,6 +15,7 @@ const FAST: &str = "
     scan = { period_ms = 2000, min_resident_mib = 1 }
     heat = { age_tick_ms = 1000 }
     brake = { hold_s = 10 }
+    tier = { enabled = false }
     autocold = { min_idle_s = 10, warmup_s = 20, step_permil = 200, period_ms = 1000 }
     target = [{ comm = 'cache' }]
 ";
@@ -201,6 +202,44 @@ fn numa_and_others() {
     let report = check(even(60).with(pinned), "", by, "at-home numa-bind numa-move subject-taken unmovable warm-up");
     let moves = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| matches!(s.action, Action::MovePages { .. })).count();
     assert!(moves <= 4, "{moves}");
+}
+
+/// Two fast nodes and a slow one: each of the two policies has its own to do, and neither undoes what the other did.
+#[test]
+fn numa_and_tier() {
+    let node = |(share, cpus)| NodeSpec { share: Permil(share), cpus };
+    let three = [(400, 2), (300, 2), (300, 0)].map(node).to_vec();
+    let both = "tier = { enabled = true, cold_s = 20, settle_s = 20 }\nnuma = { settle_s = 20 }";
+    let s = || Scenario { nodes: three.clone(), ..host(120).with(hog("cache")) };
+    let report = check(s(), both, PolicyId::Tier, "at-home tier-promote");
+    check(s(), both, PolicyId::Numa, "at-home numa-bind numa-move subject-taken warm-up");
+    let (on, cpus) = lies(&report, "cache");
+    assert_eq!((on.iter().sum::<u64>(), on[2], cpus.len()), (16 * MIB, 0, 2), "{on:?}");
+    assert!(report.truth.moved <= Pages(11 * MIB) && report.truth.shortest_crossing.is_none(), "{:?}", report.truth);
+}
+
+/// A fast node of 48 MiB and a slow one; most of the fast one is cold, and of what is hot half lies on the slow one.
+fn tiers(secs: u64) -> Scenario {
+    let regions = vec![RegionSpec::new(70 * MIB, Pattern::Idle), RegionSpec::new(12 * MIB, Pattern::Hot { pages: 12 * MIB })];
+    Scenario { memory: Bytes::from_mib(96), swap: None, ..host(secs) }.with(ProcSpec::new("cache", regions))
+}
+
+#[test]
+fn tier() {
+    let by = PolicyId::Tier;
+    let on = |more: &str| format!("tier = {{ enabled = true, cold_s = 20, period_ms = 1000{more} }}");
+    let report = check(tiers(120), &on(""), by, "at-home node-reserve settling tier-demote tier-promote");
+    let truth = &report.truth;
+    assert!(truth.shortest_crossing.is_none(), "{:?}", truth.shortest_crossing);
+    println!("{:?} {:?}", truth.moved, lies(&report, "cache"));
+    check(tiers(60), "", by, "turned-off");
+    check(tiers(60), &on(", quota_mib_per_s = 0"), by, "turned-off");
+    check(tiers(60), &format!("{}\ntarget = [{{ comm = 'cache', tier = false }}]", on("")), by, "");
+    check(even(60).with(hog("cache")), &on(""), by, "host-lacks");
+    check(tiers(60).at(1, Change::Blind(Source::Psi)), &on(""), by, "source-blind");
+    let report =
+        check(tiers(120), &format!("{}\ndaemon = {{ act = false, arm = true }}", on("")), by, "at-home settling tier-promote");
+    assert_eq!(report.truth.moved, Pages::ZERO);
 }
 
 #[test]

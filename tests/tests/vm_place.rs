@@ -384,6 +384,10 @@ fn what_the_daemon_bound_goes_back_however_it_ends() {
                 });
                 let listed = command(&["status", "--footprint"]).output().expect("runs").stdout;
                 assert!(String::from_utf8_lossy(&listed).starts_with(&format!("CPUs of pid {pid} (")), "{listed:?}");
+                // Who asks as numad is told what the daemon knows: a look of its own is over 100 ms, not 2 s.
+                let advice = command(&["numad", "-w", "1:10", "--json"]).output().expect("runs").stdout;
+                let advice: serde_json::Value = serde_json::from_slice(&advice).expect("an answer");
+                assert!(advice["sampled_ms"].as_u64() >= Some(500), "{advice}");
                 match end {
                     "kill -9" => {
                         daemon.0.kill().expect("ours");

@@ -7,7 +7,10 @@ use std::path::Path;
 
 const SOURCE: &str = "tests/src/bin/bench/main.rs";
 /// Benches that measure inside a guest, and what it must have. The time only ends what hangs.
-const IN_GUESTS: [(&str, &[&str]); 1] = [("accuracy-guest", &["--cpus", "9", "--mem", "1536", "--timeout", "1800"])];
+const IN_GUESTS: [(&str, &[&str]); 2] = [
+    ("accuracy-guest", &["--cpus", "9", "--mem", "1536", "--timeout", "1800"]),
+    ("tier", &["--topo", "2+cxl", "--cpus", "4", "--mem", "512", "--timeout", "1800"]),
+];
 /// Kernels of these guests, in words; without it there is one.
 const KERNELS: &str = "MEMTIER_BENCH_KERNELS";
 const KERNEL: &str = "6.12";

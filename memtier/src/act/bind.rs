@@ -24,6 +24,8 @@ pub(super) struct Bind<'a, C, D> {
     reins: &'a Reins,
     step: &'a Step,
     former: Former,
+    /// CPUs that are online.
+    online: CpuMask,
     /// Threads that the kernel refused to bind, and its errno; they are not asked again.
     refused: BTreeMap<TaskKey, i32>,
 }
@@ -43,25 +45,25 @@ struct Look {
 }
 
 struct Unbound {
-    task: TaskKey,
+    task: Task,
     to: CpuMask,
     former: CpuMask,
 }
 
 impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
     pub fn new(calls: &'a mut C, diary: &'a mut D, reins: &'a Reins, step: &'a Step) -> Self {
-        Self { calls, diary, reins, step, former: Former::default(), refused: BTreeMap::new() }
+        Self { calls, diary, reins, step, former: Former::default(), online: CpuMask::default(), refused: BTreeMap::new() }
     }
 
     pub fn run(mut self, cpus: &[CpuId], sum: &mut Sum) -> Result<(), Stop> {
         let wanted: CpuMask = cpus.iter().copied().collect();
         let proc = self.step.action.proc();
         let since = Former::ticks(self.calls.now());
-        let parent = self.calls.parent().map_err(|e| Stop::Fault("look at the parent", e))?;
-        self.former = self.diary.former(proc, parent);
+        let ancestors = self.calls.ancestors().map_err(|e| Stop::Fault("look at the ancestors", e))?;
+        self.online = self.calls.online().map_err(|e| Stop::Fault("read of the CPUs online", e))?;
+        self.former = self.diary.former(proc, &ancestors);
         if self.former.gave.is_empty() {
-            self.former.since = since;
-            self.former.online = self.calls.online().map_err(|e| Stop::Fault("read of the CPUs online", e))?;
+            (self.former.since, self.former.online) = (since, self.online.clone());
         }
         let (mut quiet, mut passes) = (0, 0);
         while quiet < 2 {
@@ -94,7 +96,7 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
 
     /// Sorts the threads by what is to be done with them.
     fn look(&mut self, tasks: &[Task], wanted: &CpuMask) -> Look {
-        let whose: Vec<Whose> = tasks.iter().map(|task| self.former.whose(task)).collect();
+        let whose: Vec<Whose> = tasks.iter().map(|task| self.former.whose(task, &self.online)).collect();
         let had = |(task, whose): (&Task, &Whose)| match whose {
             Whose::Own => Some(task.cpus.clone()),
             Whose::Ours(former) => Some(former.clone()),
@@ -104,8 +106,7 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
         let usual = usual(had.iter().flatten());
         if self.former.gave.is_empty() {
             // The main thread is the first.
-            self.former.usual =
-                had.first().cloned().flatten().filter(|had| !narrower(had, &usual)).unwrap_or_else(|| usual.clone());
+            self.former.usual = had.first().cloned().flatten().filter(|had| usual.within(had)).unwrap_or_else(|| usual.clone());
             // Born in the tick in which this began, and not bound by us: else it would pass for born bound.
             let young = tasks.iter().filter(|task| task.key.start >= self.former.since);
             self.former.tasks = young.map(|task| (task.key, task.cpus.clone())).collect();
@@ -113,23 +114,25 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
         let mut look = Look::default();
         for ((task, whose), had) in tasks.iter().zip(whose).zip(had) {
             let to = had.as_ref().map(|had| had.and(wanted)).unwrap_or_default();
+            let runs = task.cpus.and(&self.online);
             let placed = match whose {
                 // What we gave it for another bind may be less than it gets by this one.
-                Whose::Ours(_) => task.cpus == to,
-                Whose::Own | Whose::Theirs => task.cpus.within(wanted),
+                Whose::Ours(_) => runs == to.and(&self.online),
+                Whose::Own | Whose::Theirs => !runs.is_empty() && runs.within(wanted),
             };
             if placed {
                 look.placed += 1;
                 continue;
             }
-            let Some(had) = had.filter(|had| !narrower(had, &usual)) else {
+            // Somebody bound whoever may not run on all of what most have.
+            let Some(had) = had.filter(|had| usual.within(had)) else {
                 look.theirs += 1;
                 continue;
             };
             match self.refused.get(&task.key) {
                 Some(errno) => *look.refused.entry(*errno).or_default() += 1,
-                None if to.is_empty() => look.nowhere += 1,
-                None => look.unbound.push(Unbound { task: task.key, to, former: had }),
+                None if to.and(&self.online).is_empty() => look.nowhere += 1,
+                None => look.unbound.push(Unbound { task: task.clone(), to, former: had }),
             }
         }
         look
@@ -142,7 +145,7 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
         let masks = look.unbound.iter().map(|unbound| unbound.to.clone());
         let gave: BTreeSet<CpuMask> = masks.chain(self.former.gave.iter().cloned()).collect();
         let more = |unbound: &[Unbound]| {
-            let tasks = unbound.iter().map(|unbound| (unbound.task, unbound.former.clone())).collect();
+            let tasks = unbound.iter().map(|unbound| (unbound.task.key, unbound.former.clone())).collect();
             Former { since, online: online.clone(), usual: usual.clone(), gave: gave.clone(), tasks }
         };
         let mut keep = more(&look.unbound);
@@ -156,17 +159,17 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
             }
             let batch: Vec<Unbound> = look.unbound.drain(..look.unbound.len().min(BATCH)).collect();
             let calls = &mut *self.calls;
-            let mut errors = Vec::new();
+            let mut tried = Vec::new();
             let mut change =
-                || errors.extend(batch.iter().map(|unbound| (unbound.task, calls.bind(unbound.task, &unbound.to).err())));
+                || tried.extend(batch.iter().map(|unbound| (unbound.task.key, calls.rebind(&unbound.task, &unbound.to))));
             let kept = self.diary.keep(self.step.action.proc(), std::mem::take(&mut keep), &mut change);
             kept.map_err(|e| Stop::Fault("keeping what the threads had", e))?;
-            for (task, error) in errors {
-                match error.map(|e| e.raw_os_error().unwrap_or(0)) {
-                    None => look.placed += 1,
-                    // It ended meanwhile.
-                    Some(libc::ESRCH) => {}
-                    Some(errno) => {
+            for (task, bound) in tried {
+                match bound.map_err(|e| e.raw_os_error().unwrap_or(0)) {
+                    Ok(true) => look.placed += 1,
+                    // Somebody bound it since we looked, or it ended: the next look tells.
+                    Ok(false) | Err(libc::ESRCH) => {}
+                    Err(errno) => {
                         self.refused.insert(task, errno);
                         *look.refused.entry(errno).or_default() += 1;
                     }
@@ -202,11 +205,6 @@ fn usual<'a>(masks: impl Iterator<Item = &'a CpuMask>) -> CpuMask {
     masks.for_each(|mask| *counts.entry(mask).or_default() += 1);
     let most = counts.into_iter().max_by_key(|(mask, count)| (*count, mask.cpus().count()));
     most.map(|(mask, _)| mask.clone()).unwrap_or_default()
-}
-
-/// A proper subset: somebody bound it.
-fn narrower(mask: &CpuMask, usual: &CpuMask) -> bool {
-    mask != usual && mask.within(usual)
 }
 
 /// What an errno of sched_setaffinity says (sys::affinity has the table).

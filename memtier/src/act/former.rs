@@ -43,11 +43,14 @@ impl Former {
         at.0 / Span::from_millis(10).0
     }
 
+    /// `now` are the CPUs online: a cpuset takes from a mask those that go offline, so that these tell nothing.
     #[must_use]
-    pub fn whose(&self, task: &Task) -> Whose {
-        let gave = self.gave.contains(&task.cpus);
+    pub fn whose(&self, task: &Task, now: &CpuMask) -> Whose {
+        let seen = task.cpus.and(now);
+        let is = |mask: &CpuMask| mask.and(now) == seen;
+        let gave = self.gave.iter().any(is);
         match self.tasks.get(&task.key) {
-            Some(former) if *former == task.cpus => Whose::Own,
+            Some(former) if is(former) => Whose::Own,
             Some(former) if gave => Whose::Ours(former.clone()),
             Some(_) => Whose::Theirs,
             None if gave && task.key.start >= self.since => Whose::Ours(self.usual.clone()),
@@ -76,8 +79,9 @@ impl Former {
 
 /// Keeps former affinities where they outlive the daemon.
 pub trait Diary {
-    /// What is kept of a process. A child that its parent's binding was handed down to has what its parent had.
-    fn former(&mut self, proc: ProcKey, parent: Option<ProcKey>) -> Former;
+    /// What is kept of a process. One that was born bound has what the one had that it descends from; `ancestors` are its own,
+    /// the nearest first.
+    fn former(&mut self, proc: ProcKey, ancestors: &[ProcKey]) -> Former;
     /// Adds to what is kept of a process and waits until it is on the medium; then calls `change`, and lets nobody undo
     /// anything meanwhile. On an error nothing was changed.
     fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()>;
@@ -140,8 +144,12 @@ mod tests {
             (task(7, 71, "0-1"), Whose::Own),
             (task(7, 170, "0-1"), Whose::Ours(mask("0-3"))),
         ] {
-            assert_eq!(former().whose(&seen), whose, "{seen:?}");
+            assert_eq!(former().whose(&seen, &mask("0-7")), whose, "{seen:?}");
         }
+        // CPU 1 went offline, and the cpuset took it from the mask; then it came back.
+        let seen = task(7, 70, "0");
+        assert_eq!(former().whose(&seen, &mask("0,2-7")), Whose::Ours(mask("0-3")));
+        assert_eq!(former().whose(&seen, &mask("0-7")), Whose::Theirs);
     }
 
     #[test]
@@ -157,7 +165,7 @@ mod tests {
         assert_eq!((both.since, &both.usual, &both.online), (100, &mask("0-3"), &mask("0-3")));
         assert_eq!(both.tasks[&TaskKey { tid: 7, start: 70 }], mask("0-3"));
         assert_eq!(both.tasks[&TaskKey { tid: 9, start: 90 }], mask("3"));
-        assert_eq!(both.whose(&task(7, 70, "2-3")), Whose::Ours(mask("0-3")));
+        assert_eq!(both.whose(&task(7, 70, "2-3"), &mask("0-7")), Whose::Ours(mask("0-3")));
         let json = serde_json::to_string(&both).expect("text");
         assert!(json.contains(r#""tasks":{"0-2":[[8,80]],"3":[[9,90]],"0-3":[[7,70]]}"#), "{json}");
         assert_eq!(serde_json::from_str::<Former>(&json).expect("reads"), both);

@@ -1,7 +1,7 @@
 //! The system calls that the hands make, on the real kernel.
 
 use super::{Calls, Ground, Placing};
-use crate::sys::affinity::CpuMask;
+use crate::sys::affinity::{self, CpuMask};
 use crate::sys::clock;
 use crate::sys::files::field;
 use crate::sys::memory::{self, Advice};
@@ -9,7 +9,7 @@ use crate::sys::numa;
 use crate::sys::page_idle::{Bitmap, Words};
 use crate::sys::pagemap::{Entry, Flags, FrameFlags, PageMap};
 use crate::sys::psi::Stall;
-use crate::sys::tasks::{Task, TaskKey, Tasks, gone};
+use crate::sys::tasks::{Task, Tasks, gone};
 use crate::vocab::{AddrRange, Bytes, NodeId, Pages, ProcKey, Time};
 use nix::fcntl::OFlag;
 use std::collections::BTreeMap;
@@ -209,20 +209,19 @@ impl Placing for Kernel {
     fn has_memory(&mut self) -> io::Result<bool> {
         Self::held(&mut self.held)?.tasks.has_memory()
     }
-    fn parent(&mut self) -> io::Result<Option<ProcKey>> {
-        Self::held(&mut self.held)?.tasks.parent()
+    fn ancestors(&mut self) -> io::Result<Vec<ProcKey>> {
+        Self::held(&mut self.held)?.tasks.ancestors()
     }
     fn tasks(&mut self) -> io::Result<Vec<Task>> {
         Self::held(&mut self.held)?.tasks.all()
     }
-    fn bind(&mut self, task: TaskKey, cpus: &CpuMask) -> io::Result<()> {
-        Self::held(&mut self.held)?.tasks.bind(task, cpus)
+    fn rebind(&mut self, task: &Task, cpus: &CpuMask) -> io::Result<bool> {
+        Self::held(&mut self.held)?.tasks.rebind(task, cpus)
     }
 
     fn online(&mut self) -> io::Result<CpuMask> {
         self.calls += 3;
-        let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
-        CpuMask::parse(&text).ok_or_else(|| io::Error::other(format!("{text:?} is no list of CPUs")))
+        affinity::online()
     }
 
     fn nodes(&mut self, pages: &[u64]) -> io::Result<Vec<i32>> {

@@ -10,7 +10,7 @@ use super::moves::Moves;
 use super::pace::Pace;
 use super::{Actuator, Diary, Kernel, Reins};
 use crate::sys::affinity::CpuMask;
-use crate::sys::tasks::{Task, TaskKey};
+use crate::sys::tasks::Task;
 use crate::vocab::{Action, AddrRange, Amount, End, Guard, NodeId, Outcome, Pages, ProcKey, Span, Step};
 use std::collections::BTreeMap;
 use std::io;
@@ -19,10 +19,12 @@ use std::io;
 pub trait Placing: Ground {
     /// The pid is still its own, and it is no zombie.
     fn has_memory(&mut self) -> io::Result<bool>;
-    fn parent(&mut self) -> io::Result<Option<ProcKey>>;
+    /// The nearest first.
+    fn ancestors(&mut self) -> io::Result<Vec<ProcKey>>;
     /// Its threads, ascending; none when it is gone.
     fn tasks(&mut self) -> io::Result<Vec<Task>>;
-    fn bind(&mut self, task: TaskKey, cpus: &CpuMask) -> io::Result<()>;
+    /// False: it may not run any more where it could when it was looked at; somebody else bound it.
+    fn rebind(&mut self, task: &Task, cpus: &CpuMask) -> io::Result<bool>;
     /// CPUs that are online.
     fn online(&mut self) -> io::Result<CpuMask>;
     /// The node of each page, or a negative errno (sys::numa).

@@ -223,8 +223,8 @@ impl Placing for Fake {
     fn has_memory(&mut self) -> io::Result<bool> {
         Ok(self.0.borrow().owner == PROC)
     }
-    fn parent(&mut self) -> io::Result<Option<ProcKey>> {
-        Ok(self.0.borrow().parent)
+    fn ancestors(&mut self) -> io::Result<Vec<ProcKey>> {
+        Ok(self.0.borrow().parent.into_iter().collect())
     }
     fn tasks(&mut self) -> io::Result<Vec<Task>> {
         self.hook("tasks");
@@ -233,19 +233,23 @@ impl Placing for Fake {
             |(&tid, (start, cpus)): (&u32, &(u64, CpuMask))| Task { key: TaskKey { tid, start: *start }, cpus: cpus.clone() };
         Ok(if world.owner == PROC { world.tasks.iter().map(task).collect() } else { Vec::new() })
     }
-    fn bind(&mut self, task: TaskKey, cpus: &CpuMask) -> io::Result<()> {
+    fn rebind(&mut self, seen: &Task, cpus: &CpuMask) -> io::Result<bool> {
         self.hook("bind");
         let mut world = self.0.borrow_mut();
+        let task = seen.key;
         if let Some(refuses) = world.refuses.get(&task.tid) {
             return Err(errno(*refuses));
         }
         let before = world.tasks.get(&task.tid).filter(|(start, _)| *start == task.start).ok_or(errno(libc::ESRCH))?.1.clone();
+        if before != seen.cpus {
+            return Ok(false);
+        }
         let kept = &world.kept[&PROC];
         assert!(kept.tasks.contains_key(&task) && kept.gave.contains(cpus), "{task} is changed before it is kept");
         assert!(kept.tasks[&task] == before || kept.gave.contains(&before), "{task} had {before}");
         world.tasks.insert(task.tid, (task.start, cpus.clone()));
         world.binds.push((task.tid, cpus.to_string()));
-        Ok(())
+        Ok(true)
     }
     fn online(&mut self) -> io::Result<CpuMask> {
         Ok(self.0.borrow().online.clone())
@@ -290,10 +294,11 @@ impl Placing for Fake {
 }
 
 impl Diary for Fake {
-    fn former(&mut self, proc: ProcKey, parent: Option<ProcKey>) -> Former {
+    fn former(&mut self, proc: ProcKey, ancestors: &[ProcKey]) -> Former {
         let world = self.0.borrow();
         let of = |proc: ProcKey| world.kept.get(&proc).cloned();
-        of(proc).or_else(|| Some(Former { tasks: BTreeMap::new(), ..of(parent?)? })).unwrap_or_default()
+        let inherited = || Some(Former { tasks: BTreeMap::new(), ..of(*ancestors.first()?)? });
+        of(proc).or_else(inherited).unwrap_or_default()
     }
     fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()> {
         {
@@ -394,7 +399,7 @@ fn a_thread_of_the_same_tick_keeps_its_own_mask() {
     let (outcome, world) = bind(world, "0");
     assert_eq!(told(&outcome), said(4, 4, "done"));
     let kept = &world.kept[&PROC];
-    let whose = |tid| kept.whose(&Task { key: TaskKey { tid, start: 123 }, cpus: mask("0") });
+    let whose = |tid| kept.whose(&Task { key: TaskKey { tid, start: 123 }, cpus: mask("0") }, &mask("0-7"));
     assert_eq!([20, 21, 22].map(whose), [Whose::Own, Whose::Ours(mask("0-3")), Whose::Ours(mask("0-3"))]);
 }
 
@@ -414,11 +419,12 @@ fn threads_born_faster_than_they_are_bound() {
 
 #[test]
 fn what_others_bound_is_left_alone() {
-    // The fourth was bound by somebody, the fifth too, but within what is wanted; the last may run where nobody else may.
+    // The fourth and the last were bound by somebody, the fifth too, but within what is wanted.
     let (outcome, world) = bind(World::threads(&["0-3", "0-3", "0-3", "1-2", "0", "4-7"]), "0-1");
-    let why = "partly done: 1 task left alone: bound by somebody else, 1 task may run on none of these CPUs";
-    assert_eq!(told(&outcome), said(4, 6, why));
+    assert_eq!(told(&outcome), said(4, 6, "partly done: 2 tasks left alone: bound by somebody else"));
     assert_eq!(world.binds.iter().map(|(tid, _)| *tid).collect::<Vec<_>>(), [7, 8, 9]);
+    let (outcome, _) = bind(World::threads(&["0-1", "0-1"]), "2-3");
+    assert_eq!(told(&outcome), said(0, 2, "partly done: 2 tasks may run on none of these CPUs"));
     // Not one gets a CPU that it did not have.
     let (outcome, world) = bind(World::threads(&["0-2", "0-2", "0-3"]), "2-3");
     assert_eq!(told(&outcome), said(3, 3, "done"));

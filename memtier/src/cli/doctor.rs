@@ -115,6 +115,7 @@ const ARM: (&str, &[Way]) = (
     ],
 );
 const PLACE: (&str, &[Way]) = ("place", &[best("sched_setaffinity and move_pages", &[Need::ManyNodes])]);
+const TIER: (&str, &[Way]) = ("tier", &[best("move_pages between fast and slow nodes", &[Need::SlowNodes])]);
 const DEACTIVATE: (&str, &[Way]) = ("deactivate", &[best("process_madvise(MADV_COLD)", &[Need::ProcessMadvise])]);
 
 /// The hand that carries out what a policy proposes.
@@ -124,6 +125,7 @@ const fn hand(policy: PolicyId) -> Option<(&'static str, &'static [Way])> {
         PolicyId::Arm => Some(ARM),
         PolicyId::Slide | PolicyId::Autocold => Some(PAGE_OUT),
         PolicyId::Numa => Some(PLACE),
+        PolicyId::Tier => Some(TIER),
     }
 }
 

@@ -197,7 +197,9 @@ impl Trouble {
                 };
                 Self::new(exit, anyhow::anyhow!("{}", refusal.error)).next(refusal.next)
             }
-            ClientError::Talk(_) | ClientError::Answer { .. } | ClientError::Io(_) => Self::new(Exit::Failure, error),
+            ClientError::Talk(_) | ClientError::Answer { .. } | ClientError::Io(_) | ClientError::Late { .. } => {
+                Self::new(Exit::Failure, error)
+            }
         }
     }
     /// The error with its causes, but for those that it quotes already.

@@ -205,6 +205,23 @@ tables! {
         /// A process keeps the nodes it was given at least this long, and no page is moved twice within it.
         settle_s: u64 = 60, 0..=86400, "0";
     }
+    /// Keeps what is in use on fast nodes, and what is not on slow ones. Only where there are slow nodes.
+    tier: Tier {
+        /// Off means that nothing is moved between fast and slow nodes, but for what numa brings home.
+        enabled: bool = true, 0..=1, "false";
+        /// Time between two turns; the end of a walk has one a second later.
+        period_ms: u64 = 5000, 100..=3600000, "";
+        /// Memory moved per second at most over the link of each slow node, both ways together; budget.moved_mib_per_s holds besides.
+        quota_mib_per_s: u64 = 256, 0..=1048576, "0";
+        /// Kept free on fast nodes for memory to come, in thousandths, above numa.node_free_permil. Cold memory makes room for it.
+        reserve_permil: u64 = 20, 0..=1000, "0";
+        /// Hot is a page that is accessed between two walks with at least this chance, in thousandths, ...
+        hot_permil: u64 = 500, 1..=1000, "";
+        /// ... and cold is one that has been idle for at least this long.
+        cold_s: u64 = 60, 1..=86400, "";
+        /// No page is moved between nodes again within this time.
+        settle_s: u64 = 60, 0..=86400, "0";
+    }
     /// Recording.
     trace: Trace {
         /// Start a new file when this much was written.

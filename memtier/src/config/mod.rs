@@ -12,7 +12,7 @@ mod text;
 
 #[cfg(feature = "host")]
 pub use files::{DEFAULT_PATH, Unreadable, read};
-pub use knobs::{Arm, Autocold, Brake, Budget, Config, Daemon, Heat, KNOBS, Knob, Numa, Scan, Slide, TABLES, Trace, Value};
+pub use knobs::{Arm, Autocold, Brake, Budget, Config, Daemon, Heat, KNOBS, Knob, Numa, Scan, Slide, TABLES, Tier, Trace, Value};
 pub use load::{COMMAND_LINE, ConfigError, Loaded, Origin, Problem, load, parse};
 pub use target::Target;
 pub use text::{annotated, canonical, help, knobs_markdown, sample};

@@ -29,6 +29,8 @@ pub struct Target {
     pub moved_mib_per_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numa: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<bool>,
 }
 
 /// What a key of a rule takes, and where it goes. A number arrives inside its range.
@@ -113,12 +115,18 @@ pub(super) static KEYS: &[Key] = &[
         meaning: "Place threads and memory of a matching process among nodes (true if absent, unless policy is watch).",
         example: "false",
     },
+    Key {
+        name: "tier",
+        kind: Kind::Flag(|t, v| t.tier = Some(v)),
+        meaning: "Move memory of a matching process between fast and slow nodes (true if absent, unless policy is watch).",
+        example: "false",
+    },
 ];
 
 impl Target {
     /// What makes the rule meaningless, in words; each names what to write instead.
     pub(super) fn faults(&self) -> Vec<String> {
-        let Self { pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa } = self;
+        let Self { pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier } = self;
         let mut faults = Vec::new();
         let texts = [("comm", comm), ("exe", exe), ("cgroup", cgroup), ("unit", unit)];
         if pid.is_none() && uid.is_none() && texts.iter().all(|(_, text)| text.is_none()) {
@@ -138,8 +146,9 @@ impl Target {
         if let Some(unit) = unit.as_deref().filter(|u| !u.is_empty() && !u.contains('.')) {
             faults.push(format!("target.unit needs the suffix of the unit: \"{unit}.service\"?"));
         }
-        if *exclude && (policy.is_some() || floor_mib.is_some() || moved_mib_per_s.is_some() || numa.is_some()) {
-            faults.push("target.exclude contradicts policy, floor_mib, moved_mib_per_s and numa: keep one side".to_owned());
+        let places = numa.is_some() || tier.is_some();
+        if *exclude && (policy.is_some() || floor_mib.is_some() || moved_mib_per_s.is_some() || places) {
+            faults.push("target.exclude contradicts policy, floor_mib, moved_mib_per_s, numa and tier: keep one side".to_owned());
         }
         faults
     }

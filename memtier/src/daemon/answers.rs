@@ -4,22 +4,26 @@
 use super::control::{Answer, Ask, Query, Refusal};
 use super::live::{Live, Waiting};
 use super::views::{
-    AreaView, BudgetView, CellView, Done, HeatView, Mode, OwnView, Recorded, SightView, SourceView, Status, TargetView,
+    AreaView, BudgetView, CellView, Done, HeatView, Mode, NodeView, NodesView, OwnView, Recorded, SightView, SourceView, Status,
+    TargetView,
 };
 use super::{metrics, usage};
 use crate::config::{self, Config};
-use crate::model::{HeatCell, IDLE_EDGES, ProcHeat, Sight};
+use crate::model::{HeatCell, IDLE_EDGES, NodeNow, ProcHeat, Sight};
 use crate::plan::{Explanation, Governor, Turn, WINDOW, explain, limits};
 use crate::sys::clock::{boottime, unix_at_zero};
 use crate::sys::files::{Root, start_ticks};
 use crate::vocab::{
-    AddrRange, BLOCK_BYTES, Bytes, End, Event, Outcome, ProcKey, Request, Rule, Sample, Source, Span, Subject, Time, VmaKind,
+    AddrRange, BLOCK_BYTES, Bytes, End, Event, NodeFacts, Outcome, ProcKey, Request, Rule, Sample, Source, Span, Subject, Time,
+    VmaKind,
 };
 use bytes::Bytes as Body;
 use hyper::StatusCode;
 use serde::Serialize;
 use std::io;
 
+/// Of a node to itself (include/linux/topology.h).
+const LOCAL_DISTANCE: u16 = 10;
 /// Targets shown, the largest.
 const MOST_TARGETS: usize = 32;
 /// Lines of the decision log shown, the latest.
@@ -44,6 +48,7 @@ impl Live {
             },
             Query::Footprint => json(&self.footprint.lock().held()),
             Query::Facts => json(self.governor.facts()),
+            Query::Nodes => self.nodes(),
             Query::Config => json(&config::canonical(self.governor.config())),
             Query::Metrics => {
                 Ok(metrics::render(&self.governor, &self.tally, &self.own(), &self.recorder.recording(), boottime()).into())
@@ -290,6 +295,30 @@ impl Live {
             confidence: heat.map(ProcHeat::confidence).unwrap_or_default(),
             refaults_per_min: heat.map_or(0, |heat| heat.refaults_per_min(now)),
         }
+    }
+
+    fn nodes(&self) -> Answer {
+        let (facts, known) = (self.governor.facts(), &self.governor.models().nodes);
+        let all: Vec<_> = facts.nodes.iter().filter_map(|node| Some((node, known.get(node.id)?))).collect();
+        let apart = all.iter().map(|(_, now)| now.apart).min().unwrap_or_default();
+        if apart == Span::ZERO {
+            return Err(incapable("nodes are sampled where there is more than one, and twice before anything is told".to_owned()));
+        }
+        let distances = |node: &NodeFacts| {
+            let far = |other| node.distances.iter().find(|(id, _)| *id == other).map(|(_, distance)| *distance);
+            let to = |other| if other == node.id { Some(LOCAL_DISTANCE) } else { far(other) };
+            all.iter().map(|(other, _)| to(other.id)).collect::<Option<_>>().unwrap_or_default()
+        };
+        let view = |(node, now): &(&NodeFacts, &NodeNow)| NodeView {
+            node: node.id,
+            total: now.total,
+            free: now.free(),
+            inactive_file: now.inactive_file,
+            cpus: node.cpus.clone(),
+            idle: now.idle.unwrap_or_default(),
+            distances: distances(node),
+        };
+        json(&NodesView { apart, smt_width: u64::from(facts.smt_width), nodes: all.iter().map(view).collect() })
     }
 
     fn heat(&self, proc: ProcKey, columns: usize) -> Answer {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
@@ -25,6 +26,8 @@ pub enum ClientError {
     Talk(#[from] hyper::Error),
     #[error("the daemon's answer to {path}: {source}")]
     Answer { path: String, source: serde_json::Error },
+    #[error("the daemon does not answer within {within:?}")]
+    Late { within: Duration },
     #[error("reading the daemon's stream: {0}")]
     Io(#[from] io::Error),
 }
@@ -44,6 +47,13 @@ impl Client {
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         decode(path, &self.ask(Method::GET, path, Bytes::new())?)
+    }
+
+    /// For those who can do without an answer.
+    pub fn get_within<T: DeserializeOwned>(&self, path: &str, within: Duration) -> Result<T, ClientError> {
+        let asked = async { Ok(self.send(Method::GET, path, Bytes::new()).await?.into_body().collect().await?.to_bytes()) };
+        let answer = self.runtime.block_on(async { tokio::time::timeout(within, asked).await });
+        decode(path, &answer.unwrap_or_else(|_| Err(ClientError::Late { within }))?)
     }
 
     /// The answer as it came.

@@ -62,6 +62,7 @@ pub enum Query {
     },
     Footprint,
     Facts,
+    Nodes,
     Config,
     Metrics,
     Pause,
@@ -100,6 +101,7 @@ impl Query {
             | Self::Heat { .. }
             | Self::Footprint
             | Self::Facts
+            | Self::Nodes
             | Self::Config
             | Self::Metrics => Right::Look,
             Self::Look { .. } => Right::Look,
@@ -121,6 +123,7 @@ impl Query {
             },
             ("GET", "/v1/footprint") => Self::Footprint,
             ("GET", "/v1/facts") => Self::Facts,
+            ("GET", "/v1/nodes") => Self::Nodes,
             ("GET", "/v1/config") => Self::Config,
             ("GET", "/metrics") => Self::Metrics,
             ("POST", "/v1/pause") => Self::Pause,

@@ -8,6 +8,7 @@
 
 use super::ingest::{Inlet, Intake, Place};
 use crate::sys::clock::boottime;
+use crate::sys::slice::Slice;
 use crate::vocab::{Action, Amount, End, Event, Fault, Guard, Outcome, ProcKey, Span, Step, StepId, Time};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +100,7 @@ impl Dispatch {
             let (to, from) = mpsc::sync_channel(QUEUE);
             let (inlet, runtime, stopping) = (inlet.clone(), runtime.clone(), Arc::clone(&stopping));
             let revoked = Arc::clone(&revoked);
+            // It has the slice of the thread that starts it.
             let work = move || work(hand, &from, &inlet, &runtime, &revoked, &stopping);
             thread::Builder::new().name(name.into()).spawn(work)?;
             io::Result::Ok(to)
@@ -172,6 +174,7 @@ fn work(
     revoked: &Mutex<BTreeMap<ProcKey, Time>>,
     stopping: &AtomicBool,
 ) {
+    let mut slice = Slice::Patient;
     for Job { step, ticket } in jobs {
         let proc = step.action.proc();
         let since = revoked.lock().unwrap_or_else(PoisonError::into_inner).get(&proc).copied();
@@ -182,6 +185,11 @@ fn work(
         if stopping.load(Ordering::Relaxed) || boottime() > step.expires {
             ticket.end(End::Expired);
             continue;
+        }
+        let suits = slice_for(&step.action);
+        if suits != slice {
+            suits.set().unwrap_or_else(|error| tracing::debug!(%error, "sched_setattr"));
+            slice = suits;
         }
         let mut emit = |event| {
             // False only when the loop is gone, and then nobody waits for the outcome either.
@@ -195,6 +203,15 @@ fn work(
                 ticket.end(died(message));
             }
         }
+    }
+}
+
+/// Looking and clearing bits can wait for whoever has work to do. What holds locks of the target is not to be put off meanwhile.
+const fn slice_for(action: &Action) -> Slice {
+    match action {
+        Action::Scan { .. } | Action::Arm { .. } => Slice::Patient,
+        Action::PageOut { .. } | Action::Deactivate { .. } => Slice::Ordinary,
+        Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => Slice::Ordinary,
     }
 }
 

@@ -231,8 +231,8 @@ impl Shared {
 }
 
 impl Diary for Shared {
-    fn former(&mut self, proc: ProcKey, parent: Option<ProcKey>) -> Former {
-        self.lock().former(proc, parent)
+    fn former(&mut self, proc: ProcKey, ancestors: &[ProcKey]) -> Former {
+        self.lock().former(proc, ancestors)
     }
     fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()> {
         self.lock().keep(proc, more, change)
@@ -318,8 +318,8 @@ impl Footprint {
         self.kept.bound.keys().copied()
     }
 
-    /// Changes a setting, after the log knows how to put it back.
-    pub fn change(&mut self, host: &mut impl Settings, path: &Path, new: &str) -> Result<(), FootprintError> {
+    /// Changes a setting, after the log knows how to put it back. False: it is somebody else's now, and stays as it is.
+    pub fn change(&mut self, host: &mut impl Settings, path: &Path, new: &str) -> Result<bool, FootprintError> {
         let setting = Setting::File { path: path.to_owned() };
         let failed = |what| {
             let setting = setting.clone();
@@ -327,11 +327,12 @@ impl Footprint {
         };
         let old = host.read(path).map_err(failed("read"))?;
         if old == new {
-            return Ok(());
+            return Ok(true);
         }
         // Whoever changed it after us is right, and takes it over.
         if self.kept.files.iter().any(|held| held.setting == setting && held.old != old && !held.ours.contains(&old)) {
-            return self.append(Entry::Released(setting));
+            self.append(Entry::Released(setting))?;
+            return Ok(false);
         }
         self.append(Entry::Change { setting: setting.clone(), old: old.clone(), new: new.to_owned() })?;
         if let Err(source) = host.write(path, new) {
@@ -343,7 +344,7 @@ impl Footprint {
         if reads != new {
             self.append(Entry::ReadsAs { setting, value: reads })?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Keeps what a setting of a server is before the caller changes it there. `None` for one that no server tells.
@@ -408,16 +409,18 @@ impl Footprint {
         Ok(Some(Undone { setting, old, verdict }))
     }
 
-    /// What is kept of a process; of one that was born bound, what its parent had.
+    /// What is kept of a process; of one that was born bound, what the nearest of its ancestors had that is bound.
     #[must_use]
-    pub fn former(&self, proc: ProcKey, parent: Option<ProcKey>) -> Former {
+    pub fn former(&self, proc: ProcKey, ancestors: &[ProcKey]) -> Former {
         let bound = &self.kept.bound;
-        let handed_down = |parent| bound.get(&parent).filter(|former| former.since <= proc.start);
-        match (bound.get(&proc), parent.and_then(handed_down)) {
-            (Some(former), _) => former.clone(),
-            (None, Some(former)) => Former { tasks: BTreeMap::new(), ..former.clone() },
-            (None, None) => Former::default(),
+        if let Some(former) = bound.get(&proc) {
+            return former.clone();
         }
+        let children = std::iter::once(&proc).chain(ancestors);
+        let nearest = ancestors.iter().zip(children).find_map(|(parent, child)| Some((bound.get(parent)?, child)));
+        // Who was born before its parent was bound has the mask of before.
+        let handed_down = nearest.filter(|(former, child)| former.since <= child.start);
+        handed_down.map(|(former, _)| Former { tasks: BTreeMap::new(), ..former.clone() }).unwrap_or_default()
     }
 
     /// Keeps more of a process before `change` changes it.
@@ -605,6 +608,9 @@ mod tests {
 
     /// Nobody is bound here.
     impl Threads for Table {
+        fn online(&mut self) -> io::Result<CpuMask> {
+            Ok(CpuMask::every())
+        }
         fn pass(&mut self, _: ProcKey, _: &mut dyn FnMut(&Task) -> Option<CpuMask>) -> io::Result<Option<Vec<Looked>>> {
             Ok(None)
         }

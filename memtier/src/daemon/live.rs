@@ -15,9 +15,10 @@ use super::start::StartError;
 use super::{settings, usage};
 use crate::act;
 use crate::config::{self, Config, Target};
-use crate::observe;
+use crate::observe::{self, probe};
 use crate::plan::Governor;
 use crate::sys::clock::boottime;
+use crate::sys::files::Root;
 use crate::vocab::{
     Action, Event, HostFacts, KernelEvent, Outcome, PolicyId, ProcKey, ProcSample, Request, Sample, Source, Span, Stamped, Step,
     StepId, Time,
@@ -40,7 +41,10 @@ const TICK: Duration = Duration::from_secs(1);
 const YOUNG: Span = Span::from_secs(60);
 /// A look takes 60 us and more.
 const MOST_YOUNG: usize = 64;
-/// All processes are looked at this often, for those that grew without fork or exec.
+/// What the kernel would not put back is tried again after so long.
+const UNBIND_AGAIN: Span = Span::from_secs(60);
+/// All processes are looked at this often, for those that grew without fork or exec; and the host, for nodes and CPUs that came
+/// or went.
 const SWEEP: Span = Span::from_secs(60);
 /// How long the hands get to come back when the daemon stops. Page-outs stop at their next slice.
 const HANDS_BACK: Duration = Duration::from_secs(10);
@@ -87,6 +91,8 @@ pub struct Live {
     open: BTreeMap<StepId, Action>,
     /// Bound processes that nothing wanted bound at the last tick.
     unwanted: BTreeSet<ProcKey>,
+    /// Of these, whom the kernel would not let go, and when that was.
+    refused: BTreeMap<ProcKey, Time>,
     asks: mpsc::Receiver<Ask>,
     door: Door,
     log: Log,
@@ -130,6 +136,7 @@ impl Live {
             waiting: Vec::new(),
             open: BTreeMap::new(),
             unwanted: BTreeSet::new(),
+            refused: BTreeMap::new(),
             asks,
             door: door.clone(),
             log,
@@ -319,6 +326,11 @@ impl Live {
         if now.since(self.swept) > SWEEP {
             self.swept = now;
             self.wiring.procs.sweep();
+            let facts = probe::renewed(&Root::host(), self.governor.facts());
+            if facts != *self.governor.facts() {
+                tracing::info!("nodes, CPUs or kernel.numa_balancing are not what they were");
+                self.take(Event::Facts(Box::new(facts)));
+            }
         }
         self.unbind();
         self.wiring.procs.refresh(self.growing());
@@ -349,11 +361,19 @@ impl Live {
     fn unbind(&mut self) {
         let bound: BTreeSet<ProcKey> = self.footprint.lock().bound().collect();
         let unwanted: BTreeSet<ProcKey> = bound.into_iter().filter(|proc| !self.placed(*proc)).collect();
-        for proc in unwanted.intersection(&self.unwanted) {
-            let undone = self.footprint.lock().unbind(&mut HostSettings, *proc);
+        let now = boottime();
+        self.refused.retain(|proc, at| unwanted.contains(proc) && now.since(*at) < UNBIND_AGAIN);
+        for proc in
+            unwanted.intersection(&self.unwanted).filter(|proc| !self.refused.contains_key(proc)).copied().collect::<Vec<_>>()
+        {
+            let undone = self.footprint.lock().unbind(&mut HostSettings, proc);
             match undone {
                 Ok(undone) => undone.iter().for_each(|undone| tracing::info!(%undone, "no longer to be placed")),
                 Err(error) => tracing::error!(%error, "setting"),
+            }
+            // What could not be put back is still held.
+            if self.footprint.lock().bound().any(|held| held == proc) {
+                self.refused.insert(proc, now);
             }
         }
         self.unwanted = unwanted;

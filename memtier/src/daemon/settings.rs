@@ -28,8 +28,10 @@ pub fn apply(footprint: &mut Footprint, config: &Config) {
         }
     }
     for (path, value) in &wanted {
-        if let Err(error) = footprint.change(&mut HostSettings, path, value) {
-            told(&error);
+        match footprint.change(&mut HostSettings, path, value) {
+            Ok(true) => {}
+            Ok(false) => tracing::info!(path = %path.display(), "somebody set it after memtier: left alone"),
+            Err(error) => told(&error),
         }
     }
 }

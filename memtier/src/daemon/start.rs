@@ -24,6 +24,7 @@ use crate::observe::{Observer, Polled, Watched, probe};
 use crate::plan::vain_rules;
 use crate::sys::clock::boottime;
 use crate::sys::files::Root;
+use crate::sys::slice::Slice;
 use crate::trace::TraceError;
 use crate::vocab::{Event, HostFacts, KernelEvent, Source};
 use std::io::{self, Write};
@@ -91,6 +92,8 @@ impl Start {
         for undone in footprint.undo(&mut HostSettings)? {
             tracing::warn!(%undone, "left behind by a daemon that was killed");
         }
+        // All that is started from here on gives way to those who have work to do.
+        Slice::Patient.set().unwrap_or_else(|error| tracing::debug!(%error, "sched_setattr"));
         let runtime = runtime().map_err(io("starting the event loop"))?;
         let _entered = runtime.enter();
         let stopped = stopped(signals, stop).map_err(io("signals"))?;

@@ -9,7 +9,7 @@
 
 use super::footprint::{HostSettings, Setting, Undone, Verdict};
 use crate::act::{Former, Whose};
-use crate::sys::affinity::CpuMask;
+use crate::sys::affinity::{CpuMask, online};
 use crate::sys::files::{parent_pid, start_ticks};
 use crate::sys::tasks::{Task, TaskKey, Tasks, gone};
 use crate::vocab::ProcKey;
@@ -30,6 +30,8 @@ pub struct Looked {
 pub trait Threads {
     /// Looks at every thread of a process and changes those for which `choose` names CPUs. `None`: the process is gone.
     fn pass(&mut self, proc: ProcKey, choose: &mut dyn FnMut(&Task) -> Option<CpuMask>) -> io::Result<Option<Vec<Looked>>>;
+    /// CPUs that are online.
+    fn online(&mut self) -> io::Result<CpuMask>;
     /// Every process and the pid of its parent.
     fn processes(&mut self) -> io::Result<Vec<(ProcKey, u32)>>;
 }
@@ -46,6 +48,10 @@ impl Threads for HostSettings {
             Looked { task, set }
         };
         Ok(Some(all.into_iter().map(set).collect()))
+    }
+
+    fn online(&mut self) -> io::Result<CpuMask> {
+        online()
     }
 
     fn processes(&mut self) -> io::Result<Vec<(ProcKey, u32)>> {
@@ -70,7 +76,12 @@ pub fn unbind(host: &mut impl Threads, proc: ProcKey, former: &Former, held: imp
     let mut told = Told::default();
     if told.process(host, proc, former) {
         let heir = Former { tasks: BTreeMap::new(), ..former.clone() };
-        for (child, start) in heirs(host, proc.pid) {
+        let heirs = heirs(host, proc.pid).unwrap_or_else(|error| {
+            let why = format!("listing its children: {error}");
+            told.say(proc, &former.usual, Verdict::Failed { why }, TaskKey { tid: proc.pid, start: proc.start });
+            BTreeMap::new()
+        });
+        for (child, start) in heirs {
             let child = ProcKey { pid: child, start };
             if start >= former.since && !held(child) {
                 told.process(host, child, &heir);
@@ -85,15 +96,14 @@ pub fn unbind(host: &mut impl Threads, proc: ProcKey, former: &Former, held: imp
 }
 
 /// All that descend from a process: pid and start.
-fn heirs(host: &mut impl Threads, pid: u32) -> BTreeMap<u32, u64> {
-    // Who cannot list processes finds no heirs; what there is of the process itself is undone.
-    let all = host.processes().unwrap_or_default();
+fn heirs(host: &mut impl Threads, pid: u32) -> io::Result<BTreeMap<u32, u64>> {
+    let all = host.processes()?;
     let (mut line, mut heirs) = (BTreeSet::from([pid]), BTreeMap::new());
     loop {
         let born = |(child, parent): &&(ProcKey, u32)| line.contains(parent) && !line.contains(&child.pid);
         let children: BTreeMap<u32, u64> = all.iter().filter(born).map(|(child, _)| (child.pid, child.start)).collect();
         if children.is_empty() {
-            return heirs;
+            return Ok(heirs);
         }
         line.extend(children.keys());
         heirs.extend(children);
@@ -113,9 +123,11 @@ impl Told {
     fn process(&mut self, host: &mut impl Threads, proc: ProcKey, former: &Former) -> bool {
         let (mut seen, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let (mut quiet, mut looks, mut there) = (0, 0, true);
+        // Where that cannot be read, a mask must be the one that was given to be ours.
+        let online = host.online().unwrap_or_else(|_| CpuMask::every());
         while there && quiet < 2 && looks < LOOKS_MOST {
             looks += 1;
-            let mut choose = |task: &Task| match former.whose(task) {
+            let mut choose = |task: &Task| match former.whose(task, &online) {
                 Whose::Ours(old) if !settled.contains(&task.key) => Some(former.to_write(&old)),
                 Whose::Ours(_) | Whose::Own | Whose::Theirs => None,
             };
@@ -134,7 +146,7 @@ impl Told {
                 if set.is_some() {
                     (quiet, _) = (0, settled.insert(task.key));
                 }
-                if let Some(verdict) = verdict(former, &task, set, first) {
+                if let Some(verdict) = verdict(former, &task, &online, set, first) {
                     self.say(proc, former.tasks.get(&task.key).unwrap_or(&former.usual), verdict, task.key);
                 }
             }
@@ -146,13 +158,13 @@ impl Told {
 }
 
 /// What became of a task, if that is to be told.
-fn verdict(former: &Former, task: &Task, set: Option<io::Result<()>>, first: bool) -> Option<Verdict> {
+fn verdict(former: &Former, task: &Task, online: &CpuMask, set: Option<io::Result<()>>, first: bool) -> Option<Verdict> {
     match set {
         Some(Ok(())) => Some(Verdict::Restored),
         Some(Err(error)) if gone(&error) => Some(Verdict::Gone),
         Some(Err(error)) => Some(Verdict::Failed { why: error.to_string() }),
         None if !first || !former.tasks.contains_key(&task.key) => None,
-        None => match former.whose(task) {
+        None => match former.whose(task, online) {
             Whose::Own => Some(Verdict::WasOld),
             Whose::Ours(_) => None,
             Whose::Theirs => Some(Verdict::LeftAlone { present: task.cpus.to_string() }),
@@ -207,6 +219,9 @@ mod tests {
                 looked.push(Looked { task, set });
             }
             Ok(Some(looked))
+        }
+        fn online(&mut self) -> io::Result<CpuMask> {
+            Ok(mask("0-7"))
         }
         fn processes(&mut self) -> io::Result<Vec<(ProcKey, u32)>> {
             Ok(self.parents.iter().map(|(proc, parent)| (*proc, *parent)).collect())
@@ -324,9 +339,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (foot, mut host) = bound(dir.path());
         let mut foot = Shared::new(foot);
-        assert_eq!(foot.former(ProcKey { start: 99, ..CHILD }, Some(PROC)), Former::default(), "born before its parent was bound");
-        assert_eq!(foot.former(CHILD, None), Former::default());
-        let former = foot.former(CHILD, Some(PROC));
+        let init = ProcKey { pid: 1, start: 1 };
+        let line = [PROC, init];
+        assert_eq!(foot.former(ProcKey { start: 99, ..CHILD }, &line), Former::default(), "born before its parent was bound");
+        assert_eq!(foot.former(CHILD, &[init]), Former::default());
+        let (between, older) = (ProcKey { pid: 20, start: 140 }, ProcKey { pid: 20, start: 99 });
+        assert_eq!(foot.former(CHILD, &[older, PROC, init]), Former::default(), "of one that was born before");
+        assert_eq!(foot.former(CHILD, &[between, PROC, init]), foot.former(CHILD, &line));
+        let former = foot.former(CHILD, &line);
         assert_eq!((former.since, &former.usual, former.tasks.len()), (123, &mask("0-6"), 0));
         let tasks = [(TaskKey { tid: 30, start: 150 }, mask("0-6"))].into();
         let gave = [mask("0-1"), mask("3")].into();

@@ -2,7 +2,7 @@
 //! (docs/control-api.md shows each). Field names are an interface; new ones may join.
 
 use super::footprint::Held;
-use crate::vocab::{AddrRange, Bytes, Idle, Permil, ProcKey, Source, Span, Time, VmaKind};
+use crate::vocab::{AddrRange, Bytes, CpuId, Idle, NodeId, Permil, ProcKey, Source, Span, Time, VmaKind};
 use serde::{Deserialize, Serialize};
 
 /// GET /v1/status
@@ -120,6 +120,29 @@ pub struct OwnView {
     pub events: u64,
     pub decisions: u64,
     pub steps_open: u64,
+}
+
+/// GET /v1/nodes
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodesView {
+    /// Between the samples that idle time comes from.
+    pub apart: Span,
+    /// Hardware threads of one core.
+    pub smt_width: u64,
+    pub nodes: Vec<NodeView>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    pub node: NodeId,
+    pub total: Bytes,
+    pub free: Bytes,
+    pub inactive_file: Bytes,
+    pub cpus: Vec<CpuId>,
+    /// Thousandths of a CPU that idled.
+    pub idle: u64,
+    /// To each node, itself included, in the order of their numbers; empty where the kernel does not tell them all.
+    pub distances: Vec<u16>,
 }
 
 /// GET /v1/heat

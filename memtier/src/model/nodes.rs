@@ -44,7 +44,10 @@ pub struct NodeNow {
     pub inactive_file: Bytes,
     /// Thousandths of a CPU that idled between the last two samples; none before the second.
     pub idle: Option<u64>,
+    /// How far those were apart.
+    pub apart: Span,
     counted: Span,
+    cpus: u32,
     sampled: Time,
     /// Moved here by us since, which that sample does not know.
     coming: Bytes,
@@ -57,17 +60,23 @@ impl NodeNow {
         self.free.saturating_sub(self.coming)
     }
 
+    /// When what the last sample said was so.
+    #[must_use]
+    pub const fn sampled(&self) -> Time {
+        self.sampled
+    }
+
     fn sample(&mut self, at: Time, sample: &NodeSample) {
-        let NodeSample { node: _, total, free, inactive_file, idle } = *sample;
+        let NodeSample { node: _, total, free, inactive_file, idle, cpus } = *sample;
         let apart = at.since(self.sampled);
         (self.total, self.free, self.inactive_file, self.coming) = (total, free, inactive_file, Bytes::ZERO);
         if self.sampled > Time::ZERO && apart < LEAST_APART {
             return;
         }
-        // A CPU that went offline takes its idle time along.
-        let first = self.sampled == Time::ZERO || idle < self.counted;
+        // A CPU that goes offline takes its idle time along, and one that comes brings it.
+        let first = self.sampled == Time::ZERO || idle < self.counted || cpus != self.cpus;
         self.idle = (!first).then(|| idle.saturating_sub(self.counted).scale(1000, apart.0).0);
-        (self.counted, self.sampled) = (idle, at);
+        (self.counted, self.sampled, self.apart, self.cpus) = (idle, at, apart, cpus);
     }
 }
 
@@ -166,6 +175,23 @@ impl Lying {
     #[must_use]
     pub fn on(&self, node: NodeId) -> u32 {
         self.lie.on(node, self.present)
+    }
+
+    /// The nodes that it lies on, most of it on the first.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let Lie { main, second, .. } = self.lie;
+        [Some(main), (second != main).then_some(second)].into_iter().flatten()
+    }
+
+    /// Pages on `from` that were not asked to go to `to` in vain.
+    #[must_use]
+    pub fn movable_from(&self, from: NodeId, to: NodeId) -> u32 {
+        let pages = self.on(from);
+        match self.lie.asked {
+            Some((_, UNSEEN)) => 0,
+            Some((asked, stayed)) if asked == to => pages.saturating_sub(u32::from(stayed)),
+            Some(_) | None => pages,
+        }
     }
 
     /// Pages that lie outside `home` and were not asked to go to `to` in vain.
@@ -308,10 +334,12 @@ impl Nodes {
     pub fn lying<'a>(&'a self, proc: ProcKey, heat: &'a ProcHeat) -> impl Iterator<Item = Lying> + 'a {
         lying(self.procs.get(&proc).map_or(&[], |known| &known.runs), heat)
     }
-    /// When pages of it were last moved by us.
+    /// The nodes that a block lies on, most of it on the first.
     #[must_use]
-    pub fn moved_at(&self, proc: ProcKey) -> Option<Time> {
-        self.procs.get(&proc)?.moved
+    pub fn lies(&self, proc: ProcKey, block: BlockId) -> Option<[NodeId; 2]> {
+        let runs = &self.procs.get(&proc)?.runs;
+        let run = runs.get(runs.partition_point(|run| run.end() <= block.0)).filter(|run| run.first <= block)?;
+        Some([run.lie.main, run.lie.second])
     }
     #[must_use]
     pub fn bytes(&self) -> Bytes {
@@ -437,9 +465,8 @@ impl ProcNodes {
     fn sum(&mut self, heat: Option<&ProcHeat>) {
         let mut held = BTreeMap::<NodeId, Held>::new();
         for one in heat.into_iter().flat_map(|heat| lying(&self.runs, heat)) {
-            let Lie { main, second, asked, .. } = one.lie;
-            let nodes = [Some(main), (second != main).then_some(second)];
-            for node in nodes.into_iter().flatten() {
+            let asked = one.lie.asked;
+            for node in one.nodes() {
                 let pages = u64::from(one.on(node));
                 let sum = held.entry(node).or_default();
                 sum.pages.0 += pages;
@@ -533,7 +560,12 @@ mod tests {
         }
         fn movable(&self, to: NodeId) -> Vec<(u64, u32)> {
             let heat = self.heat.get(PROC).expect("walked");
-            self.nodes.lying(PROC, heat).map(|one| (one.block.0, one.movable(&[to], to))).filter(|(_, n)| *n > 0).collect()
+            let other = if to == A { B } else { A };
+            let movable = |one: Lying| {
+                assert_eq!(one.movable(&[to], to), one.movable_from(other, to));
+                (one.block.0, one.movable_from(other, to))
+            };
+            self.nodes.lying(PROC, heat).map(movable).filter(|(_, n)| *n > 0).collect()
         }
     }
 
@@ -555,6 +587,8 @@ mod tests {
         assert_eq!(host.held(), [(0, 5 * 512 + 400, 0), (70, 2 * 512 + 112, 0)]);
         assert_eq!(host.movable(A), [(8, 512), (9, 512), (10, 112)]);
         assert_eq!(host.movable(B), [(1, 512), (2, 512), (3, 512), (4, 512), (7, 512), (10, 400)]);
+        let lies = |block| host.nodes.lies(PROC, BlockId(block));
+        assert_eq!([lies(0), lies(4), lies(8), lies(10)], [None, Some([A, A]), Some([B, B]), Some([A, B])]);
         // Alike blocks in a row are one run, however they were cut into chunks.
         assert_eq!(host.nodes.procs.get(&PROC).map(|p| p.runs.len()), Some(3));
         host.walk(2000, "bbbbbbbbbb");
@@ -595,8 +629,17 @@ mod tests {
     fn a_node_is_what_its_last_sample_said_less_what_we_moved_there() {
         let mut host = Host::new();
         let sample = |free, idle_ms| {
-            let one = |node, idle| NodeSample { node, total: Bytes(1 << 30), free: Bytes(free), inactive_file: Bytes(5), idle };
-            Event::Sample(Sample::Nodes(NodesSample { nodes: vec![one(A, Span::from_millis(idle_ms)), one(B, Span::ZERO)] }))
+            let one = |node, cpus, idle| NodeSample {
+                node,
+                total: Bytes(1 << 30),
+                free: Bytes(free),
+                inactive_file: Bytes(5),
+                idle,
+                cpus,
+            };
+            let cpus = if idle_ms < 90_000 { 2 } else { 3 };
+            let nodes = vec![one(A, cpus, Span::from_millis(idle_ms)), one(B, 0, Span::ZERO)];
+            Event::Sample(Sample::Nodes(NodesSample { nodes }))
         };
         host.tell(1000, sample(1 << 20, 5000));
         let node = |host: &Host| host.nodes.get(A).map(|n| (n.free().0, n.idle));
@@ -610,7 +653,10 @@ mod tests {
         // Known only now, and done before that sample.
         host.nodes.came(Time(Span::from_millis(4000).0), A, Pages(1));
         assert_eq!(node(&host), Some((7 << 12, Some(0))));
-        host.tell(6000, Event::Sample(Sample::Nodes(NodesSample { nodes: Vec::new() })));
+        // A CPU came online, and brings what it idled since boot.
+        host.tell(6000, sample(7 << 12, 98_000));
+        assert_eq!(node(&host), Some((7 << 12, None)));
+        host.tell(8000, Event::Sample(Sample::Nodes(NodesSample { nodes: Vec::new() })));
         assert_eq!(node(&host), None);
     }
 

@@ -166,6 +166,7 @@ impl Procs {
                     + s.cgroup.capacity()
                     + s.cpus_allowed.held()
                     + s.mems_allowed.held()
+                    + s.mempolicy.capacity()
             });
             text + i.vmas.capacity() * size_of::<Vma>()
         });

@@ -43,7 +43,7 @@ pub fn look_since(root: &Root, before: &Idle) -> Result<(Look, Idle), ReadError>
 }
 
 /// USER_HZ is 100 wherever /proc tells it.
-const TICK: Span = Span::from_millis(10);
+pub const TICK: Span = Span::from_millis(10);
 
 /// All nodes now, where there is more than one.
 pub fn sample(root: &Root) -> Result<Option<NodesSample>, ReadError> {
@@ -55,8 +55,9 @@ pub fn sample(root: &Root) -> Result<Option<NodesSample>, ReadError> {
     let mut nodes = Vec::with_capacity(ids.len());
     for id in ids {
         if let Some(NodeReading { node, total, free, inactive_file, cpus, distances: _ }) = reading(root, id)? {
-            let ticks: u64 = cpus.iter().filter_map(|cpu| idle.get(cpu)).sum();
-            nodes.push(NodeSample { node, total, free, inactive_file, idle: Span(ticks.saturating_mul(TICK.0)) });
+            let online: Vec<u64> = cpus.iter().filter_map(|cpu| idle.get(cpu).copied()).collect();
+            let (idle, cpus) = (Span(online.iter().sum::<u64>().saturating_mul(TICK.0)), online.len() as u32);
+            nodes.push(NodeSample { node, total, free, inactive_file, idle, cpus });
         }
     }
     Ok(Some(NodesSample { nodes }))

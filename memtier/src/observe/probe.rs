@@ -10,7 +10,7 @@ use crate::sys::files::{ReadError, Root, field, number_list};
 use crate::sys::memory::{self, Advice};
 use crate::sys::page_idle::{BITMAP, Bitmap};
 use crate::sys::pagemap::{PageMap, page_of};
-use crate::vocab::{AddrRange, Answer, Bytes, CpuId, Fact, HostFacts, Need, NodeFacts, PAGE_BYTES, SwapBacking};
+use crate::vocab::{AddrRange, Answer, Bytes, CpuId, Fact, HostFacts, Need, NodeFacts, PAGE_BYTES, SwapBacking, is_slow};
 use procfs::process::MountInfos;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -55,6 +55,21 @@ pub fn facts(root: &Root, learned: Vec<(Need, Fact)>) -> HostFacts {
     }
 }
 
+/// What of these facts may be different after a while: nodes and CPUs come and go, and NUMA balancing is a switch.
+pub fn renewed(root: &Root, facts: &HostFacts) -> HostFacts {
+    let nodes = topology::nodes(root);
+    let mut answers = facts.facts.clone();
+    answers.extend([(Need::ManyNodes, many_nodes(&nodes)), (Need::NumaBalancing, numa_balancing(root))]);
+    let online = root.text("/sys/devices/system/cpu/online").ok().and_then(|t| number_list(&t));
+    HostFacts {
+        cpus: online.as_ref().map_or(facts.cpus, |cpus| cpus.len() as u32),
+        smt_width: online.as_ref().and_then(|cpus| smt_width(root, cpus)).unwrap_or(facts.smt_width),
+        nodes: nodes.unwrap_or_else(|_| facts.nodes.clone()),
+        facts: answers,
+        ..facts.clone()
+    }
+}
+
 fn smt_width(root: &Root, online: &[u32]) -> Option<u32> {
     let width = topology::smt_width(root, CpuId(*online.first()?)).ok()?;
     u32::try_from(width).ok()
@@ -89,6 +104,7 @@ fn asked(root: &Root, nodes: &Result<Vec<NodeFacts>, ReadError>) -> Vec<(Need, F
         (Need::CgroupV1Memory, cgroup_v1(root)),
         (Need::CgroupV2Memory, cgroup_v2(root)),
         (Need::ManyNodes, many_nodes(nodes)),
+        (Need::SlowNodes, slow_nodes(nodes)),
         (Need::NumaBalancing, numa_balancing(root)),
         (Need::Mglru, mglru(root)),
     ]
@@ -371,6 +387,15 @@ fn many_nodes(nodes: &Result<Vec<NodeFacts>, ReadError>) -> Fact {
     let with_memory = nodes.iter().filter(|n| n.total > Bytes::ZERO).count();
     let how = format!("/sys/devices/system/node: nodes {}, with memory {with_memory}", nodes.len());
     if with_memory > 1 { yes(how) } else { no(how, "") }
+}
+
+fn slow_nodes(nodes: &Result<Vec<NodeFacts>, ReadError>) -> Fact {
+    let nodes = match nodes {
+        Ok(nodes) => nodes,
+        Err(e) => return unread(e, "", ""),
+    };
+    let slow: Vec<String> = nodes.iter().filter(|node| is_slow(nodes, node)).map(|node| node.id.0.to_string()).collect();
+    if slow.is_empty() { no("no node is slower than those with CPUs", "") } else { yes(format!("slow nodes: {}", slow.join(", "))) }
 }
 
 fn numa_balancing(root: &Root) -> Fact {

@@ -8,6 +8,8 @@ use crate::sys::files::{ReadError, Root};
 use crate::vocab::{Bytes, CgroupId, Event, IdSet, KernelEvent, ProcKey, ProcSample, Sample, SchedClass, Source, Span};
 use procfs::process::{Stat, Status};
 use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -35,6 +37,8 @@ pub fn sample(root: &Root, hierarchy: Option<&Hierarchy>, pid: u32) -> Result<Pr
     let bytes = |kib: Option<u64>| Bytes::from_kib(kib.unwrap_or_default());
     let (cgroup, cgroup_id) = cgroup(root, hierarchy, &dir)?;
     let kernel_thread = stat.flags & PF_KTHREAD != 0;
+    let mems_allowed = numbers(status.mems_allowed_list);
+    let mempolicy = if kernel_thread || mems_allowed.len() < 2 { String::new() } else { mempolicy(root, &dir)? };
     let (class, io_flusher, waited) = if kernel_thread { (class_of(&stat), false, Span::ZERO) } else { threads(root, &dir)? };
     Ok(ProcSample {
         proc: ProcKey { pid, start: stat.starttime },
@@ -58,7 +62,8 @@ pub fn sample(root: &Root, hierarchy: Option<&Hierarchy>, pid: u32) -> Result<Pr
         cpu_ticks: stat.utime + stat.stime,
         waited,
         cpus_allowed: numbers(status.cpus_allowed_list),
-        mems_allowed: numbers(status.mems_allowed_list),
+        mems_allowed,
+        mempolicy,
         comm: stat.comm,
     })
 }
@@ -104,6 +109,23 @@ fn threads(root: &Root, dir: &str) -> Result<(SchedClass, bool, Span), ReadError
         };
     }
     Ok((class, io_flusher, waited))
+}
+
+/// The policy of the main thread: what numa_maps tells of the first mapping, which is of the program. Reading on would walk
+/// all page tables of the process.
+fn mempolicy(root: &Root, dir: &str) -> Result<String, ReadError> {
+    let path = root.path(format!("{dir}/numa_maps"));
+    let mut line = [0; 64];
+    let read = File::open(&path).and_then(|mut file| file.read(&mut line)).map_err(|source| ReadError::Io { path, source });
+    let len = match read {
+        // A kernel without NUMA, or nobody who may look.
+        Err(e) if e.is_gone() => 0,
+        Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => 0,
+        read => read?,
+    };
+    let text = String::from_utf8_lossy(&line[..len]);
+    let policy = text.split_ascii_whitespace().nth(1).filter(|policy| *policy != "default");
+    Ok(policy.map(str::to_owned).unwrap_or_default())
 }
 
 /// The second number of schedstat: nanoseconds in a run queue. Kernels without CONFIG_SCHED_INFO have no such file.

@@ -6,7 +6,7 @@ use super::calls::{BIND_CALLS, calls};
 use super::ledger::{WINDOW, limits};
 use super::targets::Selection;
 use crate::model::{NodeNow, ProcHeat};
-use crate::policy::{Proposal, Spacing, View};
+use crate::policy::{Proposal, Spacing, View, slow_end};
 use crate::vocab::{
     Action, BLOCK_BYTES, Bytes, Charge, Guard, Hold, Measure, NodeId, Pages, Permil, PolicyId, ProcKey, Quantity, Reason, Rule,
     Span, Step, StepId,
@@ -37,8 +37,9 @@ struct Room {
     cgroups: BTreeMap<String, Bytes>,
     /// On its way to a node, this turn's included.
     nodes: BTreeMap<NodeId, Bytes>,
-    /// Moved by numa this turn.
+    /// Moved by numa this turn, and by tier over the link of each slow node.
     numa: Bytes,
+    links: BTreeMap<NodeId, Bytes>,
 }
 
 pub fn arbitrate(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, number: u64, mut proposals: Vec<Proposal>) -> Verdict {
@@ -141,6 +142,7 @@ impl Room {
             cgroups: BTreeMap::new(),
             nodes: coming(in_flight.values().map(|flight| &flight.step)),
             numa: Bytes::ZERO,
+            links: BTreeMap::new(),
         }
     }
 
@@ -154,6 +156,7 @@ impl Room {
                 let mut caps = vec![self.moved(view), self.node(view, to)];
                 caps.extend(self.rule(view, proc));
                 caps.extend((proposal.by == PolicyId::Numa).then(|| self.numa(view)));
+                caps.extend(self.link(view, &proposal));
                 caps
             }
             Action::Deactivate { proc, .. } => {
@@ -200,6 +203,13 @@ impl Room {
         let limit = Bytes::from_mib(view.config.numa.quota_mib_per_s.saturating_mul(WINDOW.as_secs()));
         let used = view.ledger.moved_by_numa().saturating_add(self.numa);
         rate(limit.saturating_sub(used), limit, Measure::NodeMovedInWindow, "numa.quota_mib_per_s")
+    }
+
+    fn link(&self, view: &View<'_>, proposal: &Proposal) -> Option<Cap> {
+        let link = slow_end(view, &proposal.action).filter(|_| proposal.by == PolicyId::Tier)?;
+        let limit = Bytes::from_mib(view.config.tier.quota_mib_per_s.saturating_mul(WINDOW.as_secs()));
+        let used = view.ledger.moved_over(link).saturating_add(self.links.get(&link).copied().unwrap_or_default());
+        Some(rate(limit.saturating_sub(used), limit, Measure::NodeMovedInWindow, "tier.quota_mib_per_s"))
     }
 
     /// What a node may still take: what its last sample says is free, without what is on its way there, and the reserve.
@@ -293,6 +303,10 @@ impl Room {
             let spent = self.nodes.entry(to).or_default();
             *spent = spent.saturating_add(moved);
             self.numa = self.numa.saturating_add(if proposal.by == PolicyId::Numa { moved } else { Bytes::ZERO });
+            if let Some(link) = slow_end(view, &proposal.action).filter(|_| proposal.by == PolicyId::Tier) {
+                let spent = self.links.entry(link).or_default();
+                *spent = spent.saturating_add(moved);
+            }
         }
         if moved == Bytes::ZERO {
             return;

@@ -55,6 +55,7 @@ pub fn audit(
             touches(view, step, ranges)?;
             ensure(step.charge.moved == bytes(&step.action), "it is charged for another amount")?;
             crosses_once(view, step, *to, ranges)?;
+            tiers(view, passed, step, *to)?;
             moves(view, in_flight, passed, step, *to)
         }
         Action::Migrate { from, to, .. } => {
@@ -176,12 +177,15 @@ fn placeable(view: &View<'_>, step: &Step) -> Result<(), String> {
     let (proc, config) = (step.action.proc(), view.config);
     let sample = view.models.procs.sample(proc).ok_or("nothing is known about the process")?;
     match view.targets.look(sample, config, view.facts) {
-        Selection::Selected { placed: true, .. } => {}
-        Selection::Selected { placed: false, .. } => return Err("its target rule keeps it where it is".to_owned()),
+        Selection::Selected { placed, tiered, .. } => {
+            let may = if step.by == PolicyId::Tier { tiered } else { placed };
+            ensure(may, "its target rule keeps it where it is")?;
+        }
         other @ (Selection::Excluded(_) | Selection::NotSelected | Selection::Protected(_)) => return Err(other.to_string()),
     }
     let enabled = match step.by {
         PolicyId::Numa => config.numa.enabled,
+        PolicyId::Tier => config.tier.enabled && matches!(step.action, Action::MovePages { .. }),
         PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold => false,
     };
     ensure(enabled, "its policy places nobody")
@@ -205,18 +209,38 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     ensure(view.now.since(last) >= Span::from_secs(view.config.numa.settle_s), "it was placed within numa.settle_s")
 }
 
-/// What we brought to a node stays there until it has settled.
+/// What went to a node by our doing stays there until it has settled, whoever would move it on.
 fn crosses_once(view: &View<'_>, step: &Step, to: NodeId, ranges: &[AddrRange]) -> Result<(), String> {
-    let proc = step.action.proc();
-    let Some(placed) = view.ledger.placed(proc).filter(|_| step.by == PolicyId::Numa) else { return Ok(()) };
-    let (Some(last), Some(at)) = (placed.to, placed.moved_at) else { return Ok(()) };
-    if last == to || view.now.since(at) >= Span::from_secs(view.config.numa.settle_s) {
+    let Some(crossed) = view.ledger.crossed(step.action.proc()) else { return Ok(()) };
+    let (settle, knob) = match step.by {
+        PolicyId::Tier => (view.config.tier.settle_s, "tier.settle_s"),
+        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa => {
+            (view.config.numa.settle_s, "numa.settle_s")
+        }
+    };
+    let lately = |at| view.now.since(at) < Span::from_secs(settle);
+    let mut blocks = ranges.iter().flat_map(|range| range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
+    let again = blocks.any(|block| crossed.away_from(BlockId(block), to).is_some_and(lately));
+    ensure(!again, &format!("pages would cross twice within {knob}"))
+}
+
+/// Between a fast node and a slow one, and no more over its link than it may carry.
+fn tiers(view: &View<'_>, passed: &[Step], step: &Step, to: NodeId) -> Result<(), String> {
+    if step.by != PolicyId::Tier {
         return Ok(());
     }
-    let heat = view.models.heat.get(proc).ok_or("the process was never walked")?;
-    let touched = |start: u64| ranges.iter().any(|range| range.start < start + BLOCK_BYTES && start < range.end);
-    let again = view.models.nodes.lying(proc, heat).any(|one| one.on(last) > 0 && touched(one.block.start()));
-    ensure(!again, "pages would cross twice within numa.settle_s")
+    let slow = |node: &NodeId| view.facts.slow_nodes().any(|slow| slow == *node);
+    let other_end = |step: &Step| {
+        let first = step.action.ranges().first()?;
+        let on = view.models.nodes.lies(step.action.proc(), BlockId(first.start / BLOCK_BYTES))?;
+        on.into_iter().find(slow)
+    };
+    let link = |step: &Step| target(&step.action).filter(slow).or_else(|| other_end(step));
+    let Some(over) = link(step) else { return Err("it leaves no slow node, and goes to none".to_owned()) };
+    ensure(step.reason.rule == if slow(&to) { Rule::TierDemote } else { Rule::TierPromote }, "it goes the wrong way")?;
+    let same = passed.iter().chain([step]).filter(|p| p.by == PolicyId::Tier && link(p) == Some(over));
+    let spent = view.ledger.moved_over(over).0 + same.map(|p| p.charge.moved.0).sum::<u64>();
+    ensure(spent <= 10 * (view.config.tier.quota_mib_per_s << 20), "tier.quota_mib_per_s is exceeded")
 }
 
 /// What holds for every step that brings memory to a node.

@@ -79,6 +79,7 @@ impl Host {
                 free: Bytes::from_mib(free),
                 inactive_file: Bytes::ZERO,
                 idle: Span::from_secs(10 + 2 * second),
+                cpus: 2,
             };
             let nodes = (0..).zip(free).map(node).collect();
             self.tell(Event::Sample(Sample::Nodes(NodesSample { nodes })));

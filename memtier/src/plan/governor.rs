@@ -105,6 +105,9 @@ impl Governor {
                     // Arming comes first, and a process has one step a turn.
                     self.pull(PolicyId::Autocold, at.after(RETRY));
                     self.pull_numa(at);
+                    if self.config.tier.enabled && self.facts.has(Need::SlowNodes).is_ok() {
+                        self.pull(PolicyId::Tier, at.after(RETRY));
+                    }
                 }
             }
             Event::Sample(Sample::Host(_)) => self.ledger.sampled(at),
@@ -269,7 +272,7 @@ impl Governor {
     fn count(&mut self, proc: ProcKey) {
         let scans = match self.targets.selection(proc).policy() {
             Some(PolicyId::Slide) => u32::try_from(self.config.slide.scans).unwrap_or(u32::MAX),
-            Some(PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold | PolicyId::Numa) | None => 0,
+            Some(PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier) | None => 0,
         };
         self.models.heat.expect_counts(proc, scans);
     }
@@ -315,6 +318,7 @@ impl Governor {
     fn give_up(&mut self, now: Time, report: &mut Report) {
         let lost = self.in_flight.extract_if(.., |_, flight| now > flight.step.expires.after(GRACE));
         for (id, Flight { step, .. }) in lost {
+            self.ledger.lost(now, &step);
             let reason = Reason::new(Rule::InFlight).note(format!("step {id} never came back; given up"));
             report.holds.push(View::hold(step.by, step.action.proc(), reason));
         }
@@ -326,6 +330,8 @@ impl Governor {
         let alive = |proc| procs.get(proc).is_some();
         self.targets.retain(alive);
         self.ledger.retain(alive);
+        let settle = Span::from_secs(self.config.numa.settle_s.max(self.config.tier.settle_s));
+        self.ledger.forget_crossings(Time(self.now.0.saturating_sub(settle.0)));
         self.journal.retain(alive);
         let fill = self.models.fill();
         let evicted = fill.iter().map(|f| f.evicted).sum();
@@ -453,7 +459,8 @@ impl Governor {
             Selection::Selected { rule, .. } => rule,
             Selection::Excluded(_) | Selection::NotSelected | Selection::Protected(_) => None,
         };
-        self.ledger.charge(now, step, rule);
+        let link = if step.by == PolicyId::Tier { policy::slow_end(&self.view(now), &step.action) } else { None };
+        self.ledger.charge(now, step, rule, link);
         match step.action {
             Action::Scan { proc } => drop(self.looks.remove(&proc)),
             Action::Arm { .. }

@@ -6,11 +6,14 @@
 //!
 //! Deliberately absent: limits (they are configuration) and undo of settings (the daemon's footprint).
 
+use super::crossings::Crossings;
 use crate::config::Config;
 use crate::model::series::Series;
-use crate::vocab::{Action, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time};
+use crate::vocab::{
+    Action, AddrRange, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time,
+};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Rates are averages over this: as long as the longest usual time between two turns, so that a policy that works
 /// every five or ten seconds can use the seconds between.
@@ -31,6 +34,9 @@ struct Entry {
     /// It moves memory between nodes for numa.
     #[serde(default)]
     numa: bool,
+    /// The slow node between which and a fast one it moves memory for tier.
+    #[serde(default)]
+    link: Option<NodeId>,
     charge: Charge,
 }
 
@@ -124,6 +130,14 @@ pub struct Ledger {
     accounts: BTreeMap<ProcKey, Account>,
     #[serde(default)]
     placed: BTreeMap<ProcKey, Placed>,
+    /// What tier did to each process; bound it never is.
+    #[serde(default)]
+    tiered: BTreeMap<ProcKey, Placed>,
+    #[serde(default)]
+    crossed: BTreeMap<ProcKey, Crossings>,
+    /// Steps of tier under way, and the end of the last one that may have moved anything.
+    #[serde(default)]
+    tiering: (BTreeSet<StepId>, Time),
 }
 
 /// Budgets of one window; of one day for writes to swap on flash or disk.
@@ -171,6 +185,12 @@ impl Ledger {
         self.entries.iter().filter(|e| e.numa).map(|e| e.charge.moved).sum()
     }
 
+    /// Moved over the link of a slow node in the window for tier.
+    #[must_use]
+    pub fn moved_over(&self, link: NodeId) -> Bytes {
+        self.entries.iter().filter(|e| e.link == Some(link)).map(|e| e.charge.moved).sum()
+    }
+
     /// Paged out since swap was last sampled, however long ago: that sample does not know of it.
     #[must_use]
     pub const fn unsampled(&self) -> Bytes {
@@ -192,6 +212,24 @@ impl Ledger {
     #[must_use]
     pub fn placed(&self, proc: ProcKey) -> Option<&Placed> {
         self.placed.get(&proc)
+    }
+
+    /// What tier did to a process; none where nothing was tried.
+    #[must_use]
+    pub fn tiered(&self, proc: ProcKey) -> Option<&Placed> {
+        self.tiered.get(&proc)
+    }
+
+    /// What of a process crossed between nodes within the longest settle time; none where nothing did.
+    #[must_use]
+    pub fn crossed(&self, proc: ProcKey) -> Option<&Crossings> {
+        self.crossed.get(&proc)
+    }
+
+    /// Whether all that tier did so far is over, and was before then.
+    #[must_use]
+    pub fn tier_rests(&self, then: Time) -> bool {
+        self.tiering.0.is_empty() && self.tiering.1 < then
     }
 
     pub fn accounts(&self) -> impl Iterator<Item = (ProcKey, &Account)> {
@@ -231,7 +269,16 @@ impl Ledger {
         }
     }
 
-    pub(super) fn charge(&mut self, now: Time, step: &Step, rule: Option<usize>) {
+    /// Forgets crossings that are older than that.
+    pub(super) fn forget_crossings(&mut self, before: Time) {
+        self.crossed.retain(|_, crossings| !crossings.forget(before));
+    }
+
+    /// `link` as in [`Ledger::moved_over`].
+    pub(super) fn charge(&mut self, now: Time, step: &Step, rule: Option<usize>, link: Option<NodeId>) {
+        if step.by == PolicyId::Tier {
+            self.tiering.0.insert(step.id);
+        }
         let account = self.account_mut(step.action.proc());
         match step.action {
             Action::Scan { .. } => account.scanned = Some(now),
@@ -251,7 +298,7 @@ impl Ledger {
         self.used.armed = self.used.armed.saturating_add(armed);
         self.used.syscalls = self.used.syscalls.saturating_add(syscalls);
         let numa = step.by == PolicyId::Numa;
-        self.entries.push_back(Entry { step: step.id, at: now, rule, numa, charge: step.charge });
+        self.entries.push_back(Entry { step: step.id, at: now, rule, numa, link, charge: step.charge });
     }
 
     /// Puts what happened in the place of what was charged, and notes what came of it.
@@ -268,6 +315,34 @@ impl Ledger {
             self.used.syscalls = self.used.syscalls.saturating_sub(charged.syscalls).saturating_add(real.syscalls);
         }
         self.note(step, outcome, walks);
+        let went = match outcome.end {
+            End::Done | End::Partial(_) => true,
+            End::Skipped(_) | End::Expired | End::Failed(_) => outcome.done.pages > Pages::ZERO,
+        };
+        self.cross(step, outcome.ended, went, &outcome.missed);
+    }
+
+    /// The outcome of a step never came: nobody knows what it moved, or when it ended.
+    pub(super) fn lost(&mut self, now: Time, step: &Step) {
+        self.cross(step, now, true, &[]);
+    }
+
+    /// A step is over; whether it may have moved anything, and what it did not come to.
+    fn cross(&mut self, step: &Step, at: Time, went: bool, missed: &[AddrRange]) {
+        self.tiering.0.remove(&step.id);
+        let (to, ranges) = match &step.action {
+            Action::MovePages { to, ranges, .. } => (*to, &ranges[..]),
+            Action::Migrate { to, .. } => (*to, &[AddrRange::EVERYTHING][..]),
+            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } | Action::Bind { .. } => {
+                return;
+            }
+        };
+        if went {
+            self.crossed.entry(step.action.proc()).or_default().note(at, to, ranges, missed);
+        }
+        if went && step.by == PolicyId::Tier {
+            self.tiering.1 = self.tiering.1.max(at);
+        }
     }
 
     fn note(&mut self, step: &Step, outcome: &Outcome, walks: u32) {
@@ -315,7 +390,8 @@ impl Ledger {
     }
 
     fn place(&mut self, step: &Step, outcome: &Outcome) {
-        let placed = self.placed.entry(step.action.proc()).or_default();
+        let all = if step.by == PolicyId::Tier { &mut self.tiered } else { &mut self.placed };
+        let placed = all.entry(step.action.proc()).or_default();
         let (done, at) = (outcome.done, outcome.ended);
         (placed.at, placed.unchanged) = (at, outcome.end == End::Skipped(Guard::DryRun));
         match outcome.end {
@@ -352,6 +428,8 @@ impl Ledger {
     /// It is another program now. Its threads stay bound.
     pub(super) fn executed(&mut self, proc: ProcKey) {
         self.accounts.remove(&proc);
+        self.tiered.remove(&proc);
+        self.crossed.remove(&proc);
         if let Some(placed) = self.placed.get_mut(&proc) {
             *placed = Placed { cpus: std::mem::take(&mut placed.cpus), bound_at: placed.bound_at, ..Placed::default() };
         }
@@ -360,12 +438,16 @@ impl Ledger {
     pub(super) fn forget(&mut self, proc: ProcKey) {
         self.accounts.remove(&proc);
         self.placed.remove(&proc);
+        self.tiered.remove(&proc);
+        self.crossed.remove(&proc);
     }
 
     /// Drops what a lost exit event left behind.
     pub(super) fn retain(&mut self, alive: impl Fn(ProcKey) -> bool) {
         self.accounts.retain(|&proc, _| alive(proc));
         self.placed.retain(|&proc, _| alive(proc));
+        self.tiered.retain(|&proc, _| alive(proc));
+        self.crossed.retain(|&proc, _| alive(proc));
     }
 }
 
@@ -392,7 +474,7 @@ fn really(step: &Step, outcome: &Outcome) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocab::{AddrRange, Amount, Fault, Reason, Rule};
+    use crate::vocab::{Amount, BlockId, Fault, Reason, Rule};
 
     const PROC: ProcKey = ProcKey { pid: 7, start: 1 };
 
@@ -424,7 +506,7 @@ mod tests {
         let config = Config::default();
         let all = limits(&config).moved;
         assert_eq!(all, Bytes::from_mib(2560));
-        ledger.charge(secs(5), &page_out(1, all.pages().0, false), None);
+        ledger.charge(secs(5), &page_out(1, all.pages().0, false), None, None);
         assert_eq!(ledger.left(&config).moved, Bytes::ZERO);
         ledger.roll(Time(secs(15).0 - 1));
         assert_eq!(ledger.left(&config).moved, Bytes::ZERO);
@@ -436,7 +518,7 @@ mod tests {
     fn an_outcome_replaces_the_charge() {
         let mut ledger = Ledger::default();
         let step = page_out(1, 1000, true);
-        ledger.charge(secs(1), &step, Some(3));
+        ledger.charge(secs(1), &step, Some(3), None);
         assert_eq!((ledger.used().swap_written, ledger.moved_by_rule(3)), (Pages(1000).bytes(), Pages(1000).bytes()));
         ledger.settle(secs(1), &step, &outcome(&step, 2, 600, End::Partial("busy".into())), 0);
         let expect = Charge { moved: Pages(600).bytes(), swap_written: Pages(600).bytes(), armed: Bytes::ZERO, syscalls: 1 };
@@ -453,7 +535,7 @@ mod tests {
         ledger.sampled(secs(2));
         for (decision, ended, unsampled) in [(1, 1, 0), (2, 2, 600), (3, 30, 1200)] {
             let step = page_out(decision, 600, false);
-            ledger.charge(secs(1), &step, None);
+            ledger.charge(secs(1), &step, None, None);
             ledger.settle(secs(1), &step, &outcome(&step, ended, 600, End::Done), 0);
             assert_eq!(ledger.unsampled(), Pages(unsampled).bytes(), "ended at {ended} s");
         }
@@ -468,7 +550,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.seed(secs(10), Bytes(500));
         let step = page_out(1, 1, true);
-        ledger.charge(secs(20), &step, None);
+        ledger.charge(secs(20), &step, None, None);
         ledger.seed(secs(30), Bytes(500));
         assert_eq!(ledger.used().swap_written, Bytes(4596));
         ledger.roll(secs(86_399));
@@ -477,7 +559,7 @@ mod tests {
         assert_eq!(ledger.used().swap_written, Bytes::ZERO);
         // What comes back of yesterday's step gives today nothing.
         let today = page_out(2, 10, true);
-        ledger.charge(secs(86_401), &today, None);
+        ledger.charge(secs(86_401), &today, None, None);
         ledger.settle(secs(20), &step, &outcome(&step, 86_402, 0, End::Expired), 0);
         assert_eq!(ledger.used().swap_written, Pages(10).bytes());
     }
@@ -496,7 +578,7 @@ mod tests {
         ];
         for (i, (moved, end, pause)) in table.into_iter().enumerate() {
             let step = page_out(i as u64, 1000, false);
-            ledger.charge(secs(1), &step, None);
+            ledger.charge(secs(1), &step, None, None);
             ledger.settle(secs(1), &step, &outcome(&step, 100, moved, end), 0);
             assert_eq!(ledger.account(PROC).futile_until(), pause.map(|s| secs(100 + s)), "case {i}");
         }
@@ -506,10 +588,38 @@ mod tests {
     }
 
     #[test]
+    fn moves_are_remembered_by_block_also_where_no_outcome_came() {
+        let (mut ledger, slow) = (Ledger::default(), NodeId(2));
+        let moving = |decision, by| {
+            let ranges = vec![AddrRange { start: 0, end: 4 << 20 }];
+            Step { action: Action::MovePages { proc: PROC, to: slow, ranges }, by, ..page_out(decision, 1024, false) }
+        };
+        let crossed = |ledger: &Ledger| ledger.crossed(PROC).and_then(|crossed| crossed.away_from(BlockId(1), NodeId(0)));
+        let step = moving(1, PolicyId::Tier);
+        ledger.charge(secs(1), &step, None, Some(slow));
+        assert_eq!((ledger.tier_rests(secs(9)), ledger.moved_over(slow)), (false, Bytes::from_mib(4)));
+        ledger.settle(secs(1), &step, &outcome(&step, 3, 512, End::Partial("busy".into())), 0);
+        assert_eq!((ledger.tier_rests(secs(3)), ledger.tier_rests(secs(4))), (false, true));
+        assert_eq!((ledger.moved_over(slow), crossed(&ledger)), (Bytes::from_mib(2), Some(secs(3))));
+        // What numa goes by knows nothing of it.
+        assert_eq!((ledger.placed(PROC), ledger.tiered(PROC).map(|placed| placed.moved)), (None, Some(Pages(512))));
+        let step = moving(2, PolicyId::Numa);
+        ledger.charge(secs(5), &step, None, None);
+        ledger.lost(secs(75), &step);
+        assert_eq!((crossed(&ledger), ledger.moved_over(slow)), (Some(secs(75)), Bytes::from_mib(2)));
+        let step = moving(3, PolicyId::Tier);
+        ledger.charge(secs(80), &step, None, Some(slow));
+        ledger.settle(secs(80), &step, &outcome(&step, 81, 0, End::Skipped(Guard::DryRun)), 0);
+        assert_eq!((crossed(&ledger), ledger.tier_rests(secs(4))), (Some(secs(75)), true));
+        ledger.forget_crossings(secs(76));
+        assert_eq!(crossed(&ledger), None);
+    }
+
+    #[test]
     fn a_full_ledger_lends_nothing() {
         let mut ledger = Ledger::default();
         for i in 0..MAX_ENTRIES as u64 {
-            ledger.charge(secs(1), &page_out(i, 1, false), None);
+            ledger.charge(secs(1), &page_out(i, 1, false), None, None);
         }
         assert_eq!(ledger.left(&Config::default()), Charge::default());
         ledger.roll(secs(11));

@@ -3,6 +3,7 @@
 mod arbiter;
 mod audit;
 pub mod calls;
+mod crossings;
 mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -12,6 +13,7 @@ mod ledger;
 mod protect;
 mod targets;
 
+pub use crossings::Crossings;
 pub use explain::{Explained, Explanation, cgroup_of, explain};
 pub use governor::Governor;
 pub use journal::{Journal, Noted, Standing, Turn};

@@ -26,6 +26,9 @@ pub enum Selection {
         /// Its threads and pages may be placed among nodes.
         #[serde(default)]
         placed: bool,
+        /// Its memory may be moved between fast and slow nodes.
+        #[serde(default)]
+        tiered: bool,
     },
     Excluded(usize),
     /// No rule matches, or nothing is known about the process yet.
@@ -52,12 +55,21 @@ impl Selection {
             Self::Excluded(_) | Self::NotSelected | Self::Protected(_) => false,
         }
     }
+
+    /// Whether its memory may be moved between fast and slow nodes.
+    #[must_use]
+    pub const fn tiered(self) -> bool {
+        match self {
+            Self::Selected { tiered, .. } => tiered,
+            Self::Excluded(_) | Self::NotSelected | Self::Protected(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Selected { rule, policy, floor, moved_per_s, placed } => {
+            Self::Selected { rule, policy, floor, moved_per_s, placed, tiered } => {
                 match rule {
                     Some(rule) => write!(f, "selected by target rule {}", rule + 1)?,
                     None => f.write_str("selected by daemon.all")?,
@@ -65,6 +77,9 @@ impl fmt::Display for Selection {
                 write!(f, " for {policy}")?;
                 if !placed && *policy != PolicyId::Watch {
                     f.write_str(", not placed")?;
+                }
+                if !tiered && *policy != PolicyId::Watch {
+                    f.write_str(", not tiered")?;
                 }
                 if *floor > Bytes::ZERO {
                     write!(f, ", floor {floor}")?;
@@ -179,6 +194,7 @@ impl Targets {
             rule: found,
             policy,
             placed: policy != PolicyId::Watch && rule.and_then(|r| r.numa).unwrap_or(true),
+            tiered: policy != PolicyId::Watch && rule.and_then(|r| r.tier).unwrap_or(true),
             floor: Bytes::from_mib(rule.and_then(|r| r.floor_mib).unwrap_or(0)),
             moved_per_s: rule.and_then(|r| r.moved_mib_per_s).map(Bytes::from_mib),
         }
@@ -254,7 +270,8 @@ const CONDITIONS: [(&str, &str); 6] = [
 
 /// How each condition fits; none where the rule does not make it.
 fn fits(rule: &Target, sample: &ProcSample, lineage: Option<&BTreeSet<u32>>) -> [Option<bool>; CONDITIONS.len()] {
-    let Target { pid, comm, exe, cgroup, unit, uid, exclude: _, policy: _, floor_mib: _, moved_mib_per_s: _, numa: _ } = rule;
+    let Target { pid, comm, exe, cgroup, unit, uid, exclude: _, policy: _, floor_mib: _, moved_mib_per_s: _, numa: _, tier: _ } =
+        rule;
     [
         pid.map(|pid| lineage.is_some_and(|pids| pids.contains(&pid))),
         comm.as_deref().map(|pattern| glob(as_the_kernel_cuts(pattern), &sample.comm)),
@@ -354,7 +371,14 @@ mod tests {
     }
 
     const fn by(rule: usize) -> Selection {
-        Selection::Selected { rule: Some(rule), policy: PolicyId::Autocold, floor: Bytes::ZERO, moved_per_s: None, placed: true }
+        Selection::Selected {
+            rule: Some(rule),
+            policy: PolicyId::Autocold,
+            floor: Bytes::ZERO,
+            moved_per_s: None,
+            placed: true,
+            tiered: true,
+        }
     }
 
     #[test]
@@ -393,7 +417,14 @@ mod tests {
         check(
             "[daemon]\nall = true",
             |_| {},
-            Selection::Selected { rule: None, policy: PolicyId::Autocold, floor: Bytes::ZERO, moved_per_s: None, placed: true },
+            Selection::Selected {
+                rule: None,
+                policy: PolicyId::Autocold,
+                floor: Bytes::ZERO,
+                moved_per_s: None,
+                placed: true,
+                tiered: true,
+            },
         );
     }
 
@@ -425,6 +456,7 @@ mod tests {
                 policy: PolicyId::Slide,
                 floor: Bytes::from_mib(3),
                 moved_per_s: Some(Bytes::from_mib(2)),
+                tiered: true,
                 placed: true,
             },
         );

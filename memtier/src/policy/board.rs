@@ -1,8 +1,10 @@
 //! The board on which numa places processes: what each node has left, and who claims what.
 
 use super::View;
+use super::numa::parts;
 use super::placement::{Claim, HOT_WEIGHT, Place};
 use super::taking::Refusal;
+use super::tier;
 use crate::model::{Held, ProcInfo};
 use crate::plan::Placed;
 use crate::vocab::{
@@ -31,8 +33,13 @@ pub(super) struct Board {
 pub(super) struct Candidate<'a> {
     pub proc: ProcKey,
     pub sample: &'a ProcSample,
-    pub held: &'a [(NodeId, Held)],
+    /// Of its memory, what can be moved.
+    pub held: BTreeMap<NodeId, Held>,
+    /// It has memory that cannot.
+    pub fixed: bool,
     pub placed: Option<&'a Placed>,
+    /// Slow nodes, where tier looks after its memory.
+    pub lent: Vec<NodeId>,
     pub claim: Claim,
     /// Thousandths of a CPU that it got.
     got: u64,
@@ -104,6 +111,10 @@ impl Board {
     fn candidate<'a>(&self, view: &View<'a>, proc: ProcKey) -> Option<Result<Candidate<'a>, Reason>> {
         let info = view.models.procs.get(proc)?;
         let sample = info.sample.as_deref()?;
+        if !sample.mempolicy.is_empty() {
+            let note = format!("its memory policy is {}", sample.mempolicy);
+            return Some(Err(Reason::new(Rule::BoundByOthers).note(note)));
+        }
         let held = view.models.nodes.held(proc);
         if held.is_empty() {
             // Who is too small to be walked is not placed, and whoever walks says so; nor is who has nothing in memory.
@@ -117,7 +128,8 @@ impl Board {
         let bound = self.bound(info, sample, placed);
         let (got, wants) = wants(view, info, sample);
         let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
-        let on: BTreeMap<NodeId, Held> = held.iter().copied().collect();
+        let fixed = fixed(view, sample);
+        let held: BTreeMap<NodeId, Held> = held.iter().map(|&(node, held)| (node, movable(held, fixed.get(&node)))).collect();
         let of =
             |f: &dyn Fn(usize, &Place) -> u64| self.places.iter().enumerate().map(|(at, place)| f(at, place)).collect::<Vec<u64>>();
         let may_run = |at: usize| match &bound {
@@ -130,14 +142,19 @@ impl Board {
         }
         let weight = |held: &Held| held.pages.0 + held.hot.0 * (HOT_WEIGHT - 1);
         let mems = &sample.mems_allowed;
+        let lent: Vec<NodeId> = if tier::looks_after(view, proc) { view.facts.slow_nodes().collect() } else { Vec::new() };
+        let ours = |place: &Place| held.get(&place.id).filter(|_| !lent.contains(&place.id));
+        let allowed = |place: &Place| mems.is_empty() || mems.contains(u32::from(place.id.0));
         let claim = Claim {
-            pages: of(&|_, place| on.get(&place.id).map_or(0, |held| held.pages.0)),
-            weight: of(&|_, place| on.get(&place.id).map_or(0, weight)),
+            pages: of(&|_, place| ours(place).map_or(0, |held| held.pages.0)),
+            weight: of(&|_, place| ours(place).map_or(0, weight)),
+            fixed: of(&|_, place| fixed.get(&place.id).map_or(0, weight)),
             runs,
             wants,
-            may: self.places.iter().map(|place| mems.is_empty() || mems.contains(u32::from(place.id.0))).collect(),
+            may: self.places.iter().map(|place| allowed(place) && !lent.contains(&place.id)).collect(),
         };
-        Some(Ok(Candidate { proc, sample, held, placed, claim, got, bound }))
+        let fixed = !fixed.is_empty();
+        Some(Ok(Candidate { proc, sample, held, fixed, placed, lent, claim, got, bound }))
     }
 
     fn bound(&self, info: &ProcInfo, sample: &ProcSample, placed: Option<&Placed>) -> Bound {
@@ -200,9 +217,34 @@ impl Board {
     }
 }
 
+/// Memory of others, too (files, shared memory), hugetlb pages and locked ones stay where they are. Who has hardly any is not looked
+/// at block by block.
+fn fixed(view: &View<'_>, sample: &ProcSample) -> BTreeMap<NodeId, Held> {
+    let (proc, mut fixed) = (sample.proc, BTreeMap::<NodeId, Held>::new());
+    let Some(heat) = view.models.heat.get(proc) else { return fixed };
+    let hardly = sample.rss_anon.scale(1, 16).saturating_add(Bytes::from_mib(8));
+    if sample.locked == Bytes::ZERO && heat.resident().bytes() <= sample.rss_anon.saturating_add(hardly) {
+        return fixed;
+    }
+    let eligible = view.models.procs.eligible_ranges(proc);
+    for one in view.models.nodes.lying(proc, heat).filter(|one| parts(one, &eligible).is_empty()) {
+        for node in one.nodes() {
+            let (pages, sum) = (u64::from(one.on(node)), fixed.entry(node).or_default());
+            sum.pages.0 += pages;
+            sum.hot.0 += u64::from(one.hot) * pages / u64::from(one.present.max(1));
+        }
+    }
+    fixed
+}
+
+fn movable(held: Held, fixed: Option<&Held>) -> Held {
+    let Held { pages, hot, stayed } = fixed.copied().unwrap_or_default();
+    Held { pages: held.pages.saturating_sub(pages), hot: held.hot.saturating_sub(hot), stayed: held.stayed.saturating_sub(stayed) }
+}
+
 /// How much farther the memory of `to` is for the CPUs of `from` than their own, in thousandths. The HMAT tells of a node
 /// without CPUs what the nearest ones wait for it, which is no less than what others do.
-fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
+pub(super) fn gap(from: &NodeFacts, to: &NodeFacts) -> u64 {
     if from.id == to.id {
         return 0;
     }

@@ -3,10 +3,12 @@
 mod arm;
 mod autocold;
 mod board;
+mod flow;
 mod numa;
 mod placement;
 mod slide;
 mod taking;
+mod tier;
 mod watch;
 
 use crate::config::Config;
@@ -16,6 +18,7 @@ use crate::vocab::{Action, Charge, Hold, HostFacts, Idle, Need, PolicyId, ProcKe
 use std::collections::BTreeSet;
 
 pub use autocold::refaulting;
+pub use tier::slow_end;
 pub use watch::Spacing;
 
 /// All that a policy may look at.
@@ -92,8 +95,8 @@ pub trait Policy: Sync {
 
 /// Every policy, in the order of their ids.
 #[must_use]
-pub fn all() -> [&'static dyn Policy; 5] {
-    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa]
+pub fn all() -> [&'static dyn Policy; 6] {
+    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa, &tier::Tier]
 }
 
 impl View<'_> {
@@ -113,6 +116,11 @@ impl View<'_> {
     /// Selected processes whose threads and memory may be placed among nodes, ascending.
     pub fn placed(&self) -> impl Iterator<Item = (ProcKey, Selection)> {
         self.targets.iter().filter(|(_, selection)| selection.placed())
+    }
+
+    /// Selected processes whose memory may be moved between fast and slow nodes, ascending.
+    pub fn tiered(&self) -> impl Iterator<Item = (ProcKey, Selection)> {
+        self.targets.iter().filter(|(_, selection)| selection.tiered())
     }
 
     /// Processes selected for a policy, ascending.

@@ -1,12 +1,12 @@
 //! numa: brings threads and memory of a process together on the nodes that suit it. docs/policies/numa.md is the essay.
 
 use super::board::{Board, Bound, Candidate, reserve};
-use super::placement::{self, Choice, Claim, Place, Price, cost, over};
-use super::taking::{self, ADVICE_SETTLES, Refusal};
+use super::placement::{self, Choice, Claim, Place, cost, over};
+use super::taking::{self, Refusal};
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
 use crate::model::{Lying, NodeNow};
-use crate::plan::{Placed, WINDOW, anything_selected};
+use crate::plan::{Crossings, Placed, WINDOW, anything_selected};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, Bytes, Charge, Leaf, Measure, Need, NodeId, PAGE_BYTES, Pages, Permil, PolicyId, ProcKey,
     Quantity, Reason, Rule, Source, Span, Time,
@@ -81,7 +81,7 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
                 Err(_) => board.leave(&candidate.claim),
             }
             let (choice, reason) = choice?;
-            waits(view, candidate)?;
+            taking::rested(view, candidate.placed)?;
             Ok(bind(view, board, candidate, &choice, reason))
         }
         Bound::Us(home) => {
@@ -90,7 +90,7 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
             let memory = placement::memory_of(&board.places, &candidate.claim, &cpus);
             let (_, moves) = placement::price(&board.places, &candidate.claim, &cpus, &memory).unwrap_or_default();
             board.take(&candidate.claim, &cpus, &memory, moves);
-            waits(view, candidate)?;
+            taking::rested(view, candidate.placed)?;
             match onward {
                 Some((choice, reason)) => Ok(bind(view, board, candidate, &choice, reason)),
                 None => bring(view, board, candidate, &cpus, &memory, release),
@@ -107,27 +107,11 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
                 let note = "kernel.numa_balancing moves what its threads touch; they were bound by others";
                 return Err(Reason::new(Rule::KernelBalances).note(note));
             }
-            waits(view, candidate)?;
+            taking::rested(view, candidate.placed)?;
             bring(view, board, candidate, home, &memory, release)
                 .map_err(|reason| if reason.rule == Rule::AtHome { theirs() } else { reason })
         }
     }
-}
-
-/// Whether the last step for it forbids another one now.
-fn waits(view: &View<'_>, candidate: &Candidate<'_>) -> Result<(), Reason> {
-    let Some(placed) = candidate.placed else { return Ok(()) };
-    let since = view.now.since(placed.at);
-    if let Some(until) = placed.futile_until().filter(|&until| view.now < until) {
-        return Err(Reason::new(Rule::Settling)
-            .saw(Measure::SinceLastMove, since, until.since(placed.at), "")
-            .note(format!("{} steps in a row did less than half of what they should", placed.fruitless)));
-    }
-    if placed.unchanged && since < ADVICE_SETTLES {
-        let reason = Reason::new(Rule::Settling).saw(Measure::SinceLastMove, since, ADVICE_SETTLES, "");
-        return Err(reason.note("the same again would say nothing new"));
-    }
-    Ok(())
 }
 
 /// Nodes for a process that may run anywhere, and why; else why it stays as it is.
@@ -170,7 +154,7 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
         return None;
     }
     // Where its memory has no room, it lies as it lies.
-    let far = || Price { far: placement::far(&board.places, claim.wants, &claim.runs, &claim.weight), ..Price::default() };
+    let far = || placement::as_it_is(&board.places, claim);
     let (stays, _) = placement::price(&board.places, claim, home, &memory).unwrap_or_else(|| (far(), Pages::ZERO));
     let saved = stays.sum().saturating_sub(choice.price.sum());
     let least = Span::from_millis(claim.wants).scale(MOVE_ON_PERMIL, 1000);
@@ -246,12 +230,16 @@ fn bring(
     memory: &[usize],
     release: Permil,
 ) -> Result<Proposal, Reason> {
-    let home = board.ids(memory);
+    // What lies on slow nodes is for tier, and stays out of the sums.
+    let home = [board.ids(memory), candidate.lent.clone()].concat();
     let outside = || candidate.held.iter().filter(|(node, _)| !home.contains(node)).map(|(_, held)| held);
     let (pages, stayed): (u64, u64) = (outside().map(|held| held.pages.0).sum(), outside().map(|held| held.stayed.0).sum());
     let away = Pages(pages.saturating_sub(stayed));
     if away == Pages::ZERO {
-        return Err(if stayed == 0 {
+        return Err(if stayed == 0 && candidate.fixed {
+            let reason = Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "");
+            reason.note(format!("{}, but for files, shared memory, hugetlb pages or locked ones: these stay", named(&home)))
+        } else if stayed == 0 {
             Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "").note(named(&home))
         } else {
             Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, Pages(stayed), Pages::ZERO, "").note("they stayed when asked")
@@ -259,7 +247,7 @@ fn bring(
     }
     came_back(view, candidate, &home)?;
     let claim = &candidate.claim;
-    let now = placement::far(&board.places, claim.wants, &claim.runs, &claim.weight);
+    let now = claim.far(&board.places);
     let then = placement::price(&board.places, claim, cpus, memory).map_or(Span::ZERO, |(price, _)| price.far);
     let saved = now.saturating_sub(then).scale(away.0, pages);
     let reason = priced(view, Rule::NumaMove, saved, away);
@@ -288,9 +276,12 @@ fn bring(
             return Ok(proposal(Action::MovePages { proc: candidate.proc, to, ranges }, claim.wants, charge, reason));
         }
     }
+    if let Some(crossed) = view.ledger.crossed(candidate.proc).and_then(Crossings::last).filter(|_| refusal.is_none()) {
+        settled(view, crossed)?;
+    }
     Err(refusal.unwrap_or_else(|| {
         let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, away, Pages::ZERO, "");
-        reason.note("what lies elsewhere is no private anonymous memory, or locked")
+        reason.note("what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, or at home")
     }))
 }
 
@@ -351,7 +342,8 @@ fn hottest(view: &View<'_>, proc: ProcKey, home: &[NodeId], to: NodeId, most: By
         let pages = one.movable(home, to);
         // What is at home already would move a second time.
         let elsewhere_at_home = home.iter().any(|node| *node != to && one.on(*node) > 0);
-        if pages > 0 && !elsewhere_at_home {
+        let crossed = view.ledger.crossed(proc).and_then(|crossed| crossed.away_from(one.block, to));
+        if pages > 0 && !elsewhere_at_home && crossed.is_none_or(|at| settled(view, at).is_ok()) {
             blocks.push((Reverse(one.hot), Reverse(pages), one));
         }
     }
@@ -379,7 +371,7 @@ fn hottest(view: &View<'_>, proc: ProcKey, home: &[NodeId], to: NodeId, most: By
 }
 
 /// The eligible parts of a block; of a huge leaf all or nothing, lest it is split.
-fn parts(one: &Lying, eligible: &[AddrRange]) -> Vec<AddrRange> {
+pub(super) fn parts(one: &Lying, eligible: &[AddrRange]) -> Vec<AddrRange> {
     let (start, end) = (one.block.start(), one.block.start().saturating_add(BLOCK_BYTES));
     let from = eligible.partition_point(|range| range.end <= start);
     let inside = eligible[from..].iter().take_while(|range| range.start < end);

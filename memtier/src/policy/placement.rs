@@ -34,12 +34,26 @@ pub struct Claim {
     pub pages: Vec<u64>,
     /// Pages weighted by use.
     pub weight: Vec<u64>,
+    /// The same of what cannot be moved.
+    pub fixed: Vec<u64>,
     /// CPU time by node, in any unit.
     pub runs: Vec<u64>,
     /// Thousandths of a CPU.
     pub wants: u64,
     /// Nodes that it may have memory on.
     pub may: Vec<bool>,
+}
+
+impl Claim {
+    /// Waiting for memory per second as it lies.
+    #[must_use]
+    pub fn far(&self, places: &[Place]) -> Span {
+        far(places, self.wants, &self.runs, &both(&self.weight, &self.fixed))
+    }
+}
+
+fn both(a: &[u64], b: &[u64]) -> Vec<u64> {
+    a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect()
 }
 
 /// Nodes for a process and what they are worth.
@@ -95,7 +109,7 @@ pub fn far(places: &[Place], wants: u64, runs: &[u64], weight: &[u64]) -> Span {
 /// As it is, free to run anywhere.
 #[must_use]
 pub fn as_it_is(places: &[Place], claim: &Claim) -> Price {
-    Price { far: far(places, claim.wants, &claim.runs, &claim.weight), short: Span::ZERO }
+    Price { far: claim.far(places), short: Span::ZERO }
 }
 
 /// The price of these nodes once everything is there, and the pages to be brought; none if they have no room.
@@ -123,7 +137,8 @@ pub fn price(places: &[Place], claim: &Claim, cpus: &[usize], memory: &[usize]) 
             (true, _) => places[node].idle,
         })
         .collect();
-    let price = Price { far: far(places, claim.wants, &runs, &lies), short: time(claim.wants.saturating_sub(idle)) };
+    let price =
+        Price { far: far(places, claim.wants, &runs, &both(&lies, &claim.fixed)), short: time(claim.wants.saturating_sub(idle)) };
     Some((price, Pages(moves)))
 }
 
@@ -219,7 +234,7 @@ mod tests {
     fn claim(mib: [u64; 3], runs: [u64; 3], wants: u64) -> Claim {
         let pages = mib.map(|mib| mib * 256);
         let weight = pages.map(|pages| pages * HOT_WEIGHT);
-        Claim { pages: pages.to_vec(), weight: weight.to_vec(), runs: runs.to_vec(), wants, may: vec![true; 3] }
+        Claim { pages: pages.to_vec(), weight: weight.to_vec(), fixed: vec![0; 3], runs: runs.to_vec(), wants, may: vec![true; 3] }
     }
 
     const AMORTISE: Span = Span::from_secs(60);
@@ -238,6 +253,17 @@ mod tests {
         let choice = check(&places(), &spread, Some((&[1], &[1])));
         assert_eq!((choice.price.sum(), choice.moves), (Span::ZERO, Pages(25_600)));
         assert_eq!(cost(choice.moves), Span(38_400_000));
+    }
+
+    #[test]
+    fn memory_that_stays_draws_threads_and_takes_no_room() {
+        // 4 GiB of shared memory on node 1, which is full; 100 MiB of its own on node 0.
+        let (mut full, mut shared) = (places(), claim([100, 0, 0], [1, 1, 0], 2000));
+        full[1].room = Bytes(200 << 20);
+        check(&full, &shared, Some((&[0], &[0])));
+        shared.fixed = vec![0, 4096 * 256, 0];
+        let choice = check(&full, &shared, Some((&[1], &[1])));
+        assert_eq!((choice.moves, choice.price.sum()), (Pages(25_600), Span::ZERO));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Advice, Class, Proposal, Spacing, View};
 use crate::model::{Cold, CpuShare, ProcHeat};
-use crate::plan::{Account, Selection};
+use crate::plan::{Account, Placed, Selection};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bytes, Charge, Hold, Idle, Measure, PAGE_BYTES, Pages, Permil, PolicyId,
     PressureKind, ProcKey, Quantity, Reason, Rule, Span, Subject, Time,
@@ -123,6 +123,22 @@ pub fn starved(view: &View<'_>, proc: ProcKey, since: Time, until: Time) -> Resu
         return Ok(());
     }
     Err(Reason::new(Rule::Starved).saw(Measure::CpuTime, got, least, "").saw(Measure::CpuWait, waited, wanted, ""))
+}
+
+/// Whether what came of the last step that placed a process forbids another one now.
+pub fn rested(view: &View<'_>, placed: Option<&Placed>) -> Result<(), Reason> {
+    let Some(placed) = placed else { return Ok(()) };
+    let since = view.now.since(placed.at);
+    if let Some(until) = placed.futile_until().filter(|&until| view.now < until) {
+        return Err(Reason::new(Rule::Settling)
+            .saw(Measure::SinceLastMove, since, until.since(placed.at), "")
+            .note(format!("{} steps in a row did less than half of what they should", placed.fruitless)));
+    }
+    if placed.unchanged && since < ADVICE_SETTLES {
+        let reason = Reason::new(Rule::Settling).saw(Measure::SinceLastMove, since, ADVICE_SETTLES, "");
+        return Err(reason.note("the same again would say nothing new"));
+    }
+    Ok(())
 }
 
 /// Whether the last taking from this process forbids another one now.

@@ -4,7 +4,7 @@ use super::world::{Happening, TICK, World};
 use crate::config::Config;
 use crate::vocab::{
     Answer, CgroupId, CgroupSample, Event, Fact, HostFacts, HostSample, KernelEvent, Need, Pages, Pressure, PressureKind,
-    ProcSample, ReclaimCounts, Sample, SchedSample, Source, Span, SwapSample, Time, VmaKind,
+    ProcSample, ReclaimCounts, Sample, SchedSample, Source, Span, SwapSample, Time, VmaKind, is_slow,
 };
 
 /// One of so many major faults is sampled.
@@ -103,7 +103,9 @@ impl World {
         let mut facts: std::collections::BTreeMap<_, _> = ALL.into_iter().map(|n| (n, fact(!self.lacks.contains(&n)))).collect();
         facts.insert(Need::Swap, fact(self.swap.is_some()));
         facts.insert(Need::NumaBalancing, fact(self.balancing));
-        facts.insert(Need::ManyNodes, fact(self.nodes.len() > 1));
+        let nodes = self.node_facts();
+        facts.insert(Need::ManyNodes, fact(nodes.len() > 1));
+        facts.insert(Need::SlowNodes, fact(nodes.iter().any(|node| is_slow(&nodes, node))));
         HostFacts {
             kernel: "simulated".into(),
             arch: "x86_64".into(),
@@ -111,7 +113,7 @@ impl World {
             memory: self.memory,
             cpus: self.cpus(),
             smt_width: 1,
-            nodes: self.node_facts(),
+            nodes,
             facts,
             swap_written_today: crate::vocab::Bytes::ZERO,
             own_pid: super::hands::OWN.pid,
@@ -146,6 +148,7 @@ impl World {
             waited: Span(p.waited_ns),
             cpus_allowed: if p.cpus.is_empty() { (0..self.cpus()).collect() } else { p.cpus.iter().copied().collect() },
             mems_allowed: (0..self.nodes.len() as u32).collect(),
+            mempolicy: String::new(),
         };
         self.tell(Event::Sample(Sample::Proc(Box::new(sample))));
     }

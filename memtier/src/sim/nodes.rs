@@ -103,6 +103,7 @@ impl World {
             free,
             inactive_file: Bytes::ZERO,
             idle: Span(self.idle_ns[usize::from(node.0)]),
+            cpus: self.nodes[usize::from(node.0)].cpus,
         });
         let nodes = nodes.collect();
         self.tell(Event::Sample(Sample::Nodes(NodesSample { nodes })));

@@ -28,6 +28,19 @@ impl CpuMask {
     pub fn parse(text: &str) -> Option<Self> {
         Some(number_list(text)?.into_iter().map(CpuId).collect())
     }
+    /// What /proc/PID/status says under Cpus_allowed: words of 32 bits in hex, the highest first.
+    #[must_use]
+    pub fn of_status(text: &[u8]) -> Option<Self> {
+        let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Cpus_allowed:"))?;
+        let mut words = Vec::new();
+        for (nth, half) in (0..).zip(str::from_utf8(line).ok()?.trim().rsplit(',')) {
+            let half = libc::c_ulong::from(u32::from_str_radix(half, 16).ok()?);
+            let at = nth * 32 / BITS as usize;
+            words.resize(at + 1, 0);
+            words[at] |= half << (nth as u32 * 32 % BITS);
+        }
+        Some(Self::tidy(words))
+    }
     #[must_use]
     pub fn contains(&self, cpu: CpuId) -> bool {
         self.0.get((cpu.0 / BITS) as usize).is_some_and(|word| word >> (cpu.0 % BITS) & 1 == 1)
@@ -94,6 +107,12 @@ impl<'de> Deserialize<'de> for CpuMask {
     }
 }
 
+/// The CPUs that are online.
+pub fn online() -> io::Result<CpuMask> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    CpuMask::parse(&text).ok_or_else(|| io::Error::other(format!("{text:?} is no list of CPUs")))
+}
+
 /// The CPUs that a task may run on and that are online. `tid` 0 is the calling thread.
 ///
 /// | errno | meaning |
@@ -154,6 +173,10 @@ mod tests {
         assert!(mask("1,2000").within(&CpuMask::every()) && mask("").within(&mask("3")) && !mask("1,2000").within(&mask("0-1999")));
         assert_eq!((mask("0,2000").and(&mask("0-7")), mask("1").or(&mask("2000"))), (mask("0"), mask("1,2000")));
         assert_eq!(mask("2000").and(&mask("1")), CpuMask::default());
+        for (text, cpus) in [("ff", "0-7"), ("1,00000000,80000003", "0-1,31,64"), ("0", "")] {
+            assert_eq!(CpuMask::of_status(format!("Name:\tx\nCpus_allowed:\t{text}\n").as_bytes()), Some(mask(cpus)));
+        }
+        assert_eq!(CpuMask::of_status(b"Cpus_allowed:\tx\n"), None);
         assert!(mask("2000").contains(CpuId(2000)) && !mask("2000").contains(CpuId(70_000)));
         let json = serde_json::to_string(&mask("0-3,8")).expect("text");
         assert_eq!((json.as_str(), serde_json::from_str::<CpuMask>(&json).expect("reads")), ("\"0-3,8\"", mask("0-3,8")));

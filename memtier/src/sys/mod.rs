@@ -14,5 +14,6 @@ pub mod pagemap;
 pub mod pagescan;
 pub mod psi;
 pub mod region;
+pub mod slice;
 pub mod tasks;
 pub mod terminal;

@@ -49,8 +49,8 @@ pub fn move_pages(pid: u32, addrs: &[u64], to: Option<u16>) -> io::Result<Vec<i3
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(status) }
 }
 
-/// Moves all pages of a process that lie on `from` to `to`, but those that others map too. Returns how many the kernel says it
-/// could not move; it says nothing of which, and the number is not of one unit on all kernels (pages, or folios).
+/// Moves all pages of a process that lie on `from` to `to`; with CAP_SYS_NICE, which a daemon has, also those that others map too,
+/// shared libraries and shared memory among them. Returns how many the kernel says it could not move; it says nothing of which, and the number is not of one unit on all kernels (pages, or folios).
 ///
 /// | errno | meaning |
 /// | --- | --- |

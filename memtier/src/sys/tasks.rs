@@ -1,6 +1,7 @@
-//! The tasks of a process, held so that nothing here ever hits whoever gets their numbers later.
+//! The tasks of a process, held so that nothing here hits whoever gets their numbers later: start times are looked at right
+//! before. Only sched_setaffinity knows no handle for a thread, and between that look and the call lie some microseconds.
 
-use super::affinity::{CpuMask, affinity, set_affinity};
+use super::affinity::{CpuMask, set_affinity};
 use super::files::{parent_pid, start_ticks, state};
 use crate::vocab::ProcKey;
 use nix::dir::Dir;
@@ -9,12 +10,14 @@ use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 /// 52 numbers and a name of at most 64 bytes.
 const STAT_MOST: usize = 2048;
+/// Of a family that is looked at: no real one is older.
+const GENERATIONS: usize = 64;
 
 /// A thread: its number together with its start time, so that a reused number is another thread. Same units as `ProcKey`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,12 +94,17 @@ impl Tasks {
         unless_gone(read_stat(&self.stat))
     }
 
-    /// Who made it, or who adopted it since. `None`: nobody, or gone meanwhile.
-    pub fn parent(&mut self) -> io::Result<Option<ProcKey>> {
-        let Some(pid) = self.own()?.and_then(|stat| parent_pid(&stat)) else { return Ok(None) };
-        self.calls += 3;
-        let stat = unless_gone(std::fs::read(format!("/proc/{pid}/stat")))?;
-        Ok(stat.and_then(|stat| start_ticks(&stat)).map(|start| ProcKey { pid, start }))
+    /// Who made it, or adopted it since, who made that one, and so on; as far as they are there.
+    pub fn ancestors(&mut self) -> io::Result<Vec<ProcKey>> {
+        let mut line = Vec::new();
+        let mut next = self.own()?.and_then(|stat| parent_pid(&stat));
+        while let Some(pid) = next.filter(|_| line.len() < GENERATIONS) {
+            self.calls += 3;
+            let Some(stat) = unless_gone(std::fs::read(format!("/proc/{pid}/stat")))? else { break };
+            line.extend(start_ticks(&stat).map(|start| ProcKey { pid, start }));
+            next = parent_pid(&stat);
+        }
+        Ok(line)
     }
 
     /// Its threads as they are now, ascending; those that end meanwhile are left out. None: the process is gone.
@@ -122,16 +130,17 @@ impl Tasks {
     }
 
     fn task(&mut self, tid: u32) -> io::Result<Option<Task>> {
-        self.calls += 1;
-        let Some(cpus) = unless_gone(affinity(tid))? else { return Ok(None) };
+        // Unlike sched_getaffinity this tells of CPUs, too, that are offline at the moment.
+        let Some(status) = self.read_of(tid, "status")? else { return Ok(None) };
+        let cpus = CpuMask::of_status(&status).ok_or_else(|| io::Error::other(format!("no Cpus_allowed of task {tid}")))?;
         // The directory of the process still lists it after the answer, so that the answer was about it.
-        let start = self.stat_of(tid)?.and_then(|stat| start_ticks(&stat));
+        let start = self.read_of(tid, "stat")?.and_then(|stat| start_ticks(&stat));
         Ok(start.map(|start| Task { key: TaskKey { tid, start }, cpus }))
     }
 
-    /// Lets a thread run on these CPUs only. Its start time is looked at right before: a reused number is ESRCH.
+    /// Lets a thread run on these CPUs only. A number that is another thread's by now is ESRCH.
     pub fn bind(&mut self, task: TaskKey, cpus: &CpuMask) -> io::Result<()> {
-        let start = self.stat_of(task.tid)?.and_then(|stat| start_ticks(&stat));
+        let start = self.read_of(task.tid, "stat")?.and_then(|stat| start_ticks(&stat));
         if start != Some(task.start) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
@@ -139,12 +148,23 @@ impl Tasks {
         set_affinity(task.tid, cpus)
     }
 
-    /// The stat file of a thread; `None` when it is gone.
-    fn stat_of(&mut self, tid: u32) -> io::Result<Option<Vec<u8>>> {
+    /// The same, if it still may run where it could when it was looked at. False: somebody else bound it since.
+    pub fn rebind(&mut self, task: &Task, cpus: &CpuMask) -> io::Result<bool> {
+        let as_seen = self.task(task.key.tid)?.is_none_or(|now| now.key != task.key || now.cpus == task.cpus);
+        if as_seen { self.bind(task.key, cpus).map(|()| true) } else { Ok(false) }
+    }
+
+    /// A file of a thread; `None` when it is gone.
+    fn read_of(&mut self, tid: u32, name: &str) -> io::Result<Option<Vec<u8>>> {
         self.calls += 3;
-        let name = format!("task/{tid}/stat");
+        let name = format!("task/{tid}/{name}");
         let file = openat(self.dir.as_fd(), name.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        unless_gone(file.map_err(io::Error::from).and_then(|file| read_stat(&File::from(file))))
+        let read = |file| -> io::Result<Vec<u8>> {
+            let mut text = Vec::with_capacity(STAT_MOST);
+            File::from(file).read_to_end(&mut text)?;
+            Ok(text)
+        };
+        unless_gone(file.map_err(io::Error::from).and_then(read))
     }
 }
 
@@ -203,8 +223,11 @@ mod tests {
         tasks.bind(ours.key, &ours.cpus).expect("changes nothing");
         let reused = TaskKey { start: ours.key.start + 1, ..ours.key };
         assert_eq!(tasks.bind(reused, &ours.cpus).expect_err("another").raw_os_error(), Some(libc::ESRCH));
-        let parent = tasks.parent().expect("reads").expect("cargo, or a shell");
-        assert_eq!(parent.pid, std::os::unix::process::parent_id());
+        assert!(tasks.rebind(&ours, &ours.cpus).expect("changes nothing"));
+        let bound = Task { cpus: CpuMask::default(), ..ours.clone() };
+        assert!(!tasks.rebind(&bound, &ours.cpus).expect("looks"), "not as it was seen");
+        let line = tasks.ancestors().expect("reads");
+        assert_eq!(line[0].pid, std::os::unix::process::parent_id());
         let other = ProcKey { start: own().start + 1, ..own() };
         assert!(Tasks::of(other).expect("looks").is_none());
         assert!(Tasks::of(ProcKey { pid: u32::MAX >> 1, start: 1 }).expect("looks").is_none());

@@ -222,6 +222,10 @@ pub struct ProcSample {
     /// Nodes that its cpuset lets it have memory on. Empty: not told.
     #[serde(default)]
     pub mems_allowed: IdSet,
+    /// The memory policy that somebody gave it (set_mempolicy(2), numactl), as the kernel prints it: `interleave:0-1`. Empty:
+    /// none, or one node.
+    #[serde(default)]
+    pub mempolicy: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -345,6 +349,9 @@ pub struct NodeSample {
     pub inactive_file: Bytes,
     /// How long its online CPUs have idled since boot, together. Zero for a node without any.
     pub idle: Span,
+    /// How many those are.
+    #[serde(default)]
+    pub cpus: u32,
 }
 
 /// All nodes that were there, ascending; one that went away while it was read is left out.

@@ -2,6 +2,7 @@
 
 use super::{Bytes, CpuId, NodeId};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -76,6 +77,8 @@ pub enum Need {
     CgroupV2Memory,
     /// More than one node with memory.
     ManyNodes,
+    /// Memory that is slower than that of the nodes with CPUs.
+    SlowNodes,
     /// The kernel balances NUMA memory by itself.
     NumaBalancing,
     /// The multi-generational LRU.
@@ -111,6 +114,7 @@ impl Need {
             Self::CgroupV1Memory => "cgroup-v1-memory",
             Self::CgroupV2Memory => "cgroup-v2-memory",
             Self::ManyNodes => "many-nodes",
+            Self::SlowNodes => "slow-nodes",
             Self::NumaBalancing => "numa-balancing",
             Self::Mglru => "mglru",
         }
@@ -159,6 +163,23 @@ pub struct HostFacts {
     pub own_pid: u32,
 }
 
+/// Whether the memory of a node is slower than that of nodes with CPUs: its tier is a higher one, or it has no CPUs itself and
+/// nobody told that it is as fast (memory on the package, HBM). Firmware may tell latencies where the kernel made no tiers
+/// of them (Linux 6.1).
+#[must_use]
+pub fn is_slow(nodes: &[NodeFacts], node: &NodeFacts) -> bool {
+    let least = |of: fn(&NodeFacts) -> Option<u64>| nodes.iter().filter(|node| !node.cpus.is_empty()).filter_map(of).min();
+    let than_usual = |of: fn(&NodeFacts) -> Option<u64>| Some(of(node)?.cmp(&least(of)?));
+    let tier = than_usual(|node| node.tier.map(u64::from));
+    let latency = than_usual(|node| node.latency_ns);
+    match (tier, node.cpus.is_empty()) {
+        _ if node.total == Bytes::ZERO => false,
+        (Some(Ordering::Greater), _) => true,
+        (Some(Ordering::Less), _) | (_, false) => false,
+        (Some(Ordering::Equal) | None, true) => latency.is_none_or(|latency| latency == Ordering::Greater),
+    }
+}
+
 impl HostFacts {
     /// `Ok` when the host answers yes; else the sentence to show.
     pub fn has(&self, need: Need) -> Result<(), String> {
@@ -176,9 +197,53 @@ impl HostFacts {
         self.has(Need::ManyNodes).is_ok() && self.nodes.iter().filter(|node| !node.cpus.is_empty()).count() > 1
     }
 
+    /// Nodes of slow memory, ascending as they were told.
+    pub fn slow_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|node| is_slow(&self.nodes, node)).map(|node| node.id)
+    }
+
+    #[must_use]
+    pub fn is_slow(&self, id: NodeId) -> bool {
+        self.slow_nodes().any(|slow| slow == id)
+    }
+
     /// `Ok` when the host answers yes to one of `needs`, or nothing is needed; else what is wrong with each.
     pub fn has_one(&self, needs: &[Need]) -> Result<(), String> {
         let lacks: Vec<String> = needs.iter().map_while(|need| self.has(*need).err()).collect();
         if lacks.is_empty() || lacks.len() < needs.len() { Ok(()) } else { Err(lacks.join("; ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (CPUs, latency, tier) of each node, and which are slow.
+    fn check(nodes: &[(u32, Option<u64>, Option<u16>)], expect: &[u16]) {
+        let node = |(id, &(cpus, latency_ns, tier)): (usize, &(u32, Option<u64>, Option<u16>))| NodeFacts {
+            id: NodeId(id as u16),
+            total: Bytes(1 << 30),
+            cpus: (0..cpus).map(CpuId).collect(),
+            latency_ns,
+            tier,
+            ..NodeFacts::default()
+        };
+        let facts = HostFacts { nodes: nodes.iter().enumerate().map(node).collect(), ..HostFacts::default() };
+        let slow: Vec<u16> = facts.slow_nodes().map(|id| id.0).collect();
+        assert_eq!(slow, expect, "{nodes:?}");
+    }
+
+    #[test]
+    fn slow_is_what_is_told_to_be_slower_and_what_has_no_cpus_and_nobody_tells_of() {
+        check(&[(4, None, None), (4, None, None)], &[]);
+        check(&[(4, None, None), (0, None, None)], &[1]);
+        check(&[(4, Some(10), Some(4)), (4, Some(10), Some(4)), (0, Some(300), Some(1350))], &[2]);
+        // Latencies without tiers of them.
+        check(&[(4, Some(10), Some(4)), (0, Some(300), Some(4))], &[1]);
+        // On the package: faster, or as fast.
+        check(&[(4, Some(100), Some(4)), (0, Some(120), Some(2))], &[]);
+        check(&[(4, Some(100), None), (0, Some(100), None)], &[]);
+        // CPUs do not make its memory faster.
+        check(&[(4, None, Some(4)), (2, None, Some(22))], &[1]);
     }
 }

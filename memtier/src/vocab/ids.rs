@@ -93,10 +93,12 @@ pub enum PolicyId {
     Autocold,
     /// Brings threads and memory of a process together on the nodes that suit it.
     Numa,
+    /// Keeps what is in use on fast nodes, and what is not on slow ones.
+    Tier,
 }
 
 impl PolicyId {
-    pub const ALL: [Self; 5] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold, Self::Numa];
+    pub const ALL: [Self; 6] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold, Self::Numa, Self::Tier];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -106,6 +108,7 @@ impl PolicyId {
             Self::Slide => "slide",
             Self::Autocold => "autocold",
             Self::Numa => "numa",
+            Self::Tier => "tier",
         }
     }
 }

@@ -18,7 +18,7 @@ pub use event::{
     ProcSample, ReclaimCounts, Request, Sample, SchedClass, SchedSample, Source, Stamped, SwapBacking, SwapSample, Vma, VmaFlags,
     VmaKind,
 };
-pub use facts::{Answer, Fact, HostFacts, Need, NodeFacts};
+pub use facts::{Answer, Fact, HostFacts, Need, NodeFacts, is_slow};
 pub use ids::{CgroupId, CpuId, IdSet, NodeId, PolicyId, ProcKey};
 pub use pages::{
     AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bits, BlockId, BlockSample, Leaf, NodeRun, PAGE_BYTES, PAGE_SHIFT, PageChunk,

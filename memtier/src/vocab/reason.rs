@@ -23,6 +23,10 @@ pub enum Rule {
     NumaBind,
     /// Pages lie on other nodes than those of their process, and moving them pays.
     NumaMove,
+    /// Pages on a slow node are in use, and a fast one has room.
+    TierPromote,
+    /// A fast node needs room, and pages on it are not in use.
+    TierDemote,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -96,7 +100,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -104,6 +108,8 @@ impl Rule {
         Self::AutocoldIdle,
         Self::NumaBind,
         Self::NumaMove,
+        Self::TierPromote,
+        Self::TierDemote,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -152,6 +158,8 @@ impl Rule {
             Self::AutocoldIdle => "autocold-idle",
             Self::NumaBind => "numa-bind",
             Self::NumaMove => "numa-move",
+            Self::TierPromote => "tier-promote",
+            Self::TierDemote => "tier-demote",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",
@@ -270,6 +278,8 @@ pub enum Measure {
     /// CPU time that a move takes.
     Cost,
     NodeMovedInWindow,
+    /// Chance that a hot page is accessed between two walks.
+    AccessRate,
 }
 
 /// One number that a rule looked at.
@@ -449,6 +459,7 @@ impl fmt::Display for Measure {
             Self::Benefit => "gain",
             Self::Cost => "cost",
             Self::NodeMovedInWindow => "moved between nodes in window",
+            Self::AccessRate => "accessed between walks",
         })
     }
 }

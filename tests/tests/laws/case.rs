@@ -68,6 +68,9 @@ pub struct Knobs {
     /// Of a node's memory, kept free.
     pub node_reserve: u64,
     pub numa_mib_per_s: u64,
+    pub tier_mib_per_s: u64,
+    /// Of a fast node's memory, kept free for more.
+    pub tier_reserve: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -113,9 +116,10 @@ pub fn knobs() -> impl Strategy<Value = Knobs> {
     let rates =
         (prop::sample::select(vec![256u64, 1, 0]), prop::sample::select(vec![512u64, 1]), prop::sample::select(vec![2000u64, 5]));
     let rest = (0u64..=500, prop::sample::select(vec![2u64, 100, 1000]), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
-    let nodes = (prop::sample::select(vec![20u64, 300, 600]), prop::sample::select(vec![256u64, 1]));
+    let tier = (prop::sample::select(vec![256u64, 1, 0]), prop::sample::select(vec![0u64, 200, 500]));
+    let nodes = (prop::sample::select(vec![20u64, 300, 600]), prop::sample::select(vec![256u64, 1]), tier);
     (prop::bool::weighted(0.3), floor, own, rates, rest, nodes).prop_map(|(slide, floor_mib, own_mib_per_s, rates, rest, nodes)| {
-        let (node_reserve, numa_mib_per_s) = nodes;
+        let (node_reserve, numa_mib_per_s, (tier_mib_per_s, tier_reserve)) = nodes;
         let (moved_mib_per_s, armed_mib_per_s, syscalls_per_s) = rates;
         let (reserve, slo, dry, mild) = rest;
         Knobs {
@@ -131,6 +135,8 @@ pub fn knobs() -> impl Strategy<Value = Knobs> {
             mild,
             node_reserve,
             numa_mib_per_s,
+            tier_mib_per_s,
+            tier_reserve,
         }
     })
 }
@@ -161,8 +167,10 @@ fn twists(secs: u64) -> impl Strategy<Value = Vec<(u64, Twist)>> {
 
 /// Nodes with and without CPUs, alike and not.
 fn nodes() -> impl Strategy<Value = Vec<NodeSpec>> {
-    let uneven = [(200, 1), (500, 3), (300, 0)].map(|(share, cpus)| NodeSpec { share: Permil(share), cpus });
-    prop::sample::select(vec![NodeSpec::USUAL.to_vec(), NodeSpec::EVEN.to_vec(), uneven.to_vec()])
+    let of = |nodes: &[(u64, u32)]| nodes.iter().map(|&(share, cpus)| NodeSpec { share: Permil(share), cpus }).collect::<Vec<_>>();
+    let uneven = of(&[(200, 1), (500, 3), (300, 0)]);
+    let many = of(&[(200, 2), (200, 2), (300, 0), (300, 0)]);
+    prop::sample::select(vec![NodeSpec::USUAL.to_vec(), NodeSpec::EVEN.to_vec(), uneven, many])
 }
 
 /// Everything at once.
@@ -191,7 +199,7 @@ pub fn calm_cases() -> impl Strategy<Value = Case> {
             p.does %= 2;
         }
         (knobs.moved_mib_per_s, knobs.syscalls_per_s, knobs.armed_mib_per_s) = (256, 2000, 512);
-        knobs.numa_mib_per_s = 256;
+        (knobs.numa_mib_per_s, knobs.tier_mib_per_s) = (256, 256);
         Case { seed, procs, knobs, swap_mib, disk: false, nodes, storm: false, twists: Vec::new(), secs: 300 }
     })
 }
@@ -237,6 +245,8 @@ impl Case {
         (c.autocold.step_permil, c.autocold.slo_permil_per_min, c.autocold.mild) = (100, k.slo, k.mild);
         (c.numa.period_ms, c.numa.settle_s, c.numa.amortise_s) = (1000, 20, 600);
         (c.numa.node_free_permil, c.numa.quota_mib_per_s, c.numa.slice_mib) = (k.node_reserve, k.numa_mib_per_s, 4);
+        (c.tier.period_ms, c.tier.settle_s, c.tier.cold_s) = (1000, 20, 10);
+        (c.tier.quota_mib_per_s, c.tier.reserve_permil) = (k.tier_mib_per_s, k.tier_reserve);
         let target = |i: usize| Target {
             comm: Some(NAMES[i].into()),
             policy: Some(if k.slide && i == 0 { PolicyId::Slide } else { PolicyId::Autocold }),

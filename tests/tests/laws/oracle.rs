@@ -26,6 +26,9 @@ struct Pages {
     idle: BTreeMap<Time, Bits>,
     /// Pages whose bit fell while the word of our own hand was out: who cleared it, and when, nobody knows.
     doubt: Bits,
+    /// Pages that were found accessed after they had been asked, and those of which that was so twice, since any page of the
+    /// block was seen old.
+    sure: [Bits; 2],
 }
 
 impl Pages {
@@ -131,7 +134,11 @@ impl Oracle {
                 None => drop(on.insert(b.node, u64::from(b.present.count()))),
                 Some(runs) => runs.iter().for_each(|run| *on.entry(run.node).or_default() += u64::from(run.pages)),
             }
-            now.insert(b.block.0, Pages { present: b.present, swapped: b.swapped, on, idle, doubt });
+            let asked = p.armed.iter().fold(Bits::NONE, |all, (_, range)| all.or(&mask(b.block, range)));
+            let [once, twice] = before.sure;
+            let hit = b.accessed.and(&asked);
+            let sure = if old.is_empty() { [once.or(&hit), twice.or(&once.and(&hit))] } else { [Bits::NONE; 2] };
+            now.insert(b.block.0, Pages { present: b.present, swapped: b.swapped, on, idle, doubt, sure });
         }
         let (first, end) = (BlockId::of(chunk.range.start).0, BlockId::of(chunk.range.end).0);
         p.blocks.retain(|id, _| !(first..end).contains(id));
@@ -239,6 +246,14 @@ impl Oracle {
                 let rss = sample.map_or(Bytes::ZERO, |s| s.rss);
                 ensure(rss < Bytes::from_mib(c.scan.min_resident_mib), || format!("it has {rss}"))
             }
+            Rule::WarmUp if *by == PolicyId::Tier && *subject == Subject::Host => {
+                ensure(shadow.nodes.0 < 3, || format!("{} samples of nodes", shadow.nodes.0))
+            }
+            Rule::Settling if *by == PolicyId::Tier => {
+                let its = |step: &memtier::vocab::Step| *subject == Subject::Host || step.action.proc() == proc;
+                ensure(shadow.steps.values().any(|d| places(&d.step) && its(&d.step)), || "nothing was moved".into())
+            }
+            Rule::AtHome if *by == PolicyId::Tier => self.is_in_its_tier(shadow, proc),
             Rule::WarmUp if *by == PolicyId::Numa => ensure(shadow.nodes.0 < 3, || format!("{} samples of nodes", shadow.nodes.0)),
             Rule::Settling if *by == PolicyId::Numa => {
                 ensure(shadow.steps.values().any(|d| places(&d.step) && d.step.action.proc() == proc), || {
@@ -248,6 +263,7 @@ impl Oracle {
             Rule::AtHome => self.is_at_home(shadow, proc),
             Rule::NotWorth | Rule::NoNode => ensure(cpu_nodes(shadow) > 1, || "threads have no choice".into()),
             Rule::NodeReserve => node_is_full(shadow, decision, reason),
+            Rule::BoundByOthers if sample.is_some_and(|s| !s.mempolicy.is_empty()) => Ok(()),
             Rule::BoundByOthers => ensure(bound(shadow, proc), || "it may run anywhere".into()),
             Rule::KernelBalances => ensure(shadow.facts.has(Need::NumaBalancing).is_ok(), || "the kernel does not".into()),
             Rule::Unmovable => ensure(shadow.steps.values().any(|d| places(&d.step)) || self.locked(shadow, proc), || {
@@ -307,6 +323,8 @@ impl Oracle {
             | Rule::AutocoldIdle
             | Rule::NumaBind
             | Rule::NumaMove
+            | Rule::TierPromote
+            | Rule::TierDemote
             | Rule::SwapSavesNothing
             | Rule::NoSwap
             | Rule::SourceBlind
@@ -316,6 +334,30 @@ impl Oracle {
             | Rule::BadConfig
             | Rule::AuditVeto => Err("this rule is no reason to hold one step".into()),
         }
+    }
+
+    /// No block on a node without CPUs was found in use again after being asked twice, most of it. What is being asked just now
+    /// is known when it answers.
+    fn is_in_its_tier(&self, shadow: &Shadow, proc: ProcKey) -> Result<(), String> {
+        let Some(p) = self.procs.get(&proc) else { return Ok(()) };
+        let counted = shadow.procs.get(&proc).is_some_and(|(_, sample)| {
+            let slide = |t: &memtier::config::Target| t.policy == Some(PolicyId::Slide) && t.comm.as_ref() == Some(&sample.comm);
+            shadow.config.target.iter().any(slide)
+        });
+        // What was moved since, the last walk does not show.
+        let before = p.walks.iter().rev().nth(1).copied().unwrap_or_default();
+        let moved = shadow.steps.values().any(|d| places(&d.step) && d.step.action.proc() == proc && d.at >= before);
+        if counted || moved {
+            return Ok(());
+        }
+        let slow = |node: &NodeId| shadow.facts.nodes.iter().any(|n| n.id == *node && n.cpus.is_empty());
+        let hot = |pages: &Pages| 2 * pages.sure[1].and(&pages.present).count() >= pages.present.count().max(1);
+        let there = |pages: &Pages| pages.on.iter().any(|(node, pages)| *pages > 0 && slow(node));
+        let mut asked = unheard(shadow, proc);
+        asked.extend(p.doubted.iter().chain(p.armed.iter().map(|(_, range)| range)));
+        let open = |id: u64| asked.iter().any(|range| !mask(BlockId(id), range).is_empty());
+        let waits = p.blocks.iter().find(|(id, pages)| there(pages) && hot(pages) && !open(**id));
+        ensure(waits.is_none(), || format!("block {:?} is hot, and on a slow node", waits.map(|(id, _)| id)))
     }
 
     /// Bound, and none of its memory that may move lies elsewhere; or it runs where it likes, and nothing was to be gained.
@@ -504,6 +546,14 @@ pub fn spent_by_numa(shadow: &Shadow, decision: &Decision) -> u64 {
     before + decision.plan.iter().filter(|s| moves(s)).map(|s| s.charge.moved.0).sum::<u64>()
 }
 
+/// Moved by tier in the window that ends with this decision, over all links.
+pub fn spent_by_tier(shadow: &Shadow, decision: &Decision) -> u64 {
+    let lately = |d: &&super::shadow::Done| d.step.by == PolicyId::Tier && decision.at.since(d.at) < WINDOW;
+    let moved = |d: &super::shadow::Done| d.outcome.as_ref().map_or(d.step.charge.moved.0, |o| o.done.pages.bytes().0);
+    let before: u64 = shadow.steps.values().filter(lately).map(moved).sum();
+    before + decision.plan.iter().filter(|s| s.by == PolicyId::Tier).map(|s| s.charge.moved.0).sum::<u64>()
+}
+
 /// The most calls that the pages of one block can cost, each other one of them a range of its own.
 const BLOCK_CALLS: u64 = 96;
 
@@ -525,6 +575,7 @@ fn budget_is_spent(shadow: &Shadow, decision: &Decision, reason: &Reason) -> Res
             (moved, (limit * secs) << 20, BLOCK)
         }
         "numa.quota_mib_per_s" => (spent_by_numa(shadow, decision), (c.numa.quota_mib_per_s * secs) << 20, BLOCK),
+        "tier.quota_mib_per_s" => (spent_by_tier(shadow, decision), (c.tier.quota_mib_per_s * secs) << 20, BLOCK),
         "budget.swap_writes_gib_per_day" => return Ok(()),
         other => return Err(format!("no budget is called {other:?}")),
     };
@@ -541,6 +592,7 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             PolicyId::Autocold => ensure(!c.autocold.enabled, || "it is on".into()),
             PolicyId::Slide => ensure(!c.slide.enabled || c.slide.threshold == 0, || "it is on".into()),
             PolicyId::Numa => ensure(!c.numa.enabled || c.numa.quota_mib_per_s == 0, || "it is on".into()),
+            PolicyId::Tier => ensure(!c.tier.enabled || c.tier.quota_mib_per_s == 0, || "it is on".into()),
             PolicyId::Watch => Err("it cannot be turned off".into()),
         },
         Rule::NoSwap => ensure(host.is_none_or(|h| h.swap_total == Bytes::ZERO), || "there is swap".into()),
@@ -556,6 +608,10 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             || format!("it saves: {host:?}"),
         ),
         Rule::HostLacks => {
+            if *policy == PolicyId::Tier {
+                let alike = shadow.facts.nodes.iter().all(|node| !node.cpus.is_empty());
+                return ensure(alike, || "there are slow nodes".into());
+            }
             if *policy == PolicyId::Numa {
                 let few = shadow.facts.has(Need::ManyNodes).is_err() || cpu_nodes(shadow) < 2;
                 return ensure(few, || "there are many nodes".into());
@@ -563,7 +619,7 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             let other = match policy {
                 PolicyId::Arm => Need::PageIdle,
                 PolicyId::Slide | PolicyId::Autocold => Need::SwapPages,
-                PolicyId::Watch | PolicyId::Numa => return Err("it only looks".into()),
+                PolicyId::Watch | PolicyId::Numa | PolicyId::Tier => return Err("it only looks".into()),
             };
             let has = |need| shadow.facts.has(need).is_ok();
             ensure(!has(Need::ProcessMadvise) && !has(other), || "the host has what it takes".into())

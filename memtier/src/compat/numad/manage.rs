@@ -161,6 +161,11 @@ impl Turn<'_> {
             host.say(7, format!("Skipping evaluation of PID {pid} because of interleaved memory."));
             return false;
         }
+        let failed_ago = entry.failed_at.map(|failed| self.at - failed);
+        if self.mode() == Mode::Repaired && failed_ago.is_some_and(|ago| ago < SETTLE) {
+            host.say(7, format!("Skipping evaluation of PID {pid} because it could not be moved."));
+            return false;
+        }
         let request = self.request(entry, host);
         if ago.is_some_and(|ago| ago < SETTLE) {
             if !self.evens_out(entry, request) {
@@ -277,6 +282,8 @@ impl Turn<'_> {
             Ok(bound) => bound,
             Err(why) => {
                 host.say(5, format!("PID {} could not be moved: {why}", bind.pid));
+                // To look at all its memory each round would be for nothing: it will not be possible so soon.
+                entry.failed_at = Some(self.at);
                 return false;
             }
         };
@@ -285,6 +292,7 @@ impl Turn<'_> {
         }
         let hundredths = i64::try_from(took.0 / 10_000_000).unwrap_or(i64::MAX);
         host.say(5, lines::moved(bind, hundredths));
+        entry.failed_at = None;
         entry.nodes.clone_from(&bind.nodes);
         entry.ours = Some(bind.cpus.iter().copied().collect());
         entry.bound_at = Some(self.at.saturating_add(hundredths));

@@ -32,6 +32,8 @@ pub(super) struct Entry {
     /// In hundredths of a CPU.
     pub cpus_used: u64,
     pub bound_at: Option<i64>,
+    /// When it last could not be bound.
+    pub failed_at: Option<i64>,
     /// Where it is taken to be; empty until it is a candidate for the first time.
     pub nodes: Vec<NodeId>,
     pub interleaved: bool,
@@ -50,6 +52,7 @@ impl Entry {
             next: 0,
             cpus_used: 0,
             bound_at: None,
+            failed_at: None,
             nodes: Vec::new(),
             interleaved: false,
             limits: Allowed::default(),

@@ -4,14 +4,13 @@
 //! As the original: one look at the threads, all of them. Either way the footprint knows first what each thread had.
 
 use super::log::Log;
-use crate::act::{Actuator as _, Former, Placer, Reins};
+use crate::act::{Actuator as _, Former, Placer, Reins, Whose};
 use crate::compat::numad::{Bind, Binder, Bound, Mode, Move};
-use crate::daemon::footprint::Shared;
-use crate::sys::affinity::CpuMask;
+use crate::daemon::footprint::{HostSettings, Shared};
+use crate::sys::affinity::{CpuMask, online};
 use crate::sys::clock::boottime;
-use crate::sys::files::Root;
 use crate::sys::numa::migrate_pages;
-use crate::sys::tasks::{Tasks, gone};
+use crate::sys::tasks::{Task, Tasks, gone};
 use crate::vocab::{Action, Charge, End, Guard, Outcome, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId};
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,20 +71,36 @@ impl Hands {
         }
     }
 
+    /// Of processes that are gone nothing is left to undo.
+    pub fn forget_dead(&self) {
+        let mut footprint = self.footprint.lock();
+        for proc in footprint.bound().collect::<Vec<_>>() {
+            if matches!(Tasks::of(proc), Ok(None))
+                && let Err(error) = footprint.unbind(&mut HostSettings, proc)
+            {
+                self.log.say(5, &error.to_string());
+            }
+        }
+    }
+
     fn compat(&self, proc: ProcKey, bind: &Bind) -> Result<u64, String> {
         let there = |tasks: Option<Tasks>| tasks.ok_or_else(|| "it is gone".to_owned());
         let mut tasks = there(Tasks::of(proc).map_err(|e| e.to_string())?)?;
         let since = Former::ticks(boottime());
         let all = tasks.all().map_err(|e| e.to_string())?;
         let cpus: CpuMask = bind.cpus.iter().copied().collect();
-        let online = Root::host().text("/sys/devices/system/cpu/online").ok().and_then(|text| CpuMask::parse(&text));
-        let more = Former {
-            since,
-            online: online.unwrap_or_default(),
-            usual: all.first().map(|task| task.cpus.clone()).unwrap_or_default(),
-            gave: [cpus.clone()].into(),
-            tasks: all.iter().map(|task| (task.key, task.cpus.clone())).collect(),
+        let online = online().map_err(|e| e.to_string())?;
+        let mut known = self.footprint.lock().former(proc, &tasks.ancestors().map_err(|e| e.to_string())?);
+        if known.gave.is_empty() {
+            let usual = all.first().map(|task| task.cpus.clone()).unwrap_or_default();
+            known = Former { since, online: online.clone(), usual, ..Former::default() };
+        }
+        let had = |task: &Task| match known.whose(task, &online) {
+            Whose::Ours(former) => former,
+            Whose::Own | Whose::Theirs => task.cpus.clone(),
         };
+        let had = all.iter().map(|task| (task.key, had(task))).collect();
+        let more = Former { gave: [cpus.clone()].into(), tasks: had, ..known };
         let mut errors = Vec::new();
         let mut change = || errors.extend(all.iter().filter_map(|task| Some((task.key.tid, tasks.bind(task.key, &cpus).err()?))));
         self.footprint.lock().keep(proc, more, &mut change).map_err(|e| format!("keeping what its threads had: {e}"))?;
@@ -94,6 +109,10 @@ impl Hands {
         });
         let mut unmoved = 0;
         for &Move { from, to } in &bind.moves {
+            // Each takes its time, and knows only the pid.
+            if !tasks.has_memory().map_err(|e| e.to_string())? {
+                return Err("it is gone".to_owned());
+            }
             match migrate_pages(proc.pid, &[from], to) {
                 Ok(left) => unmoved += left,
                 Err(error) if gone(&error) => return Err("it is gone".to_owned()),

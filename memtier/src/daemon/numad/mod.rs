@@ -90,7 +90,8 @@ enum Wake {
     End,
 }
 
-/// Without rounds there is nothing to run for: a panic in one ends the daemon, and what it set is put back.
+/// Without rounds there is nothing to run for, and without orders nobody can end it: a panic ends the daemon, and what it set
+/// is put back.
 struct Over(Sender<Wake>);
 
 impl Drop for Over {
@@ -128,15 +129,20 @@ impl Start {
         let state = Arc::new(Mutex::new(State { options, look, idle }));
         let (wake, woken) = channel();
         let orders = Orders { state: Arc::clone(&state), log: Arc::clone(&log), footprint: footprint.clone(), wake: wake.clone() };
-        thread::spawn(move || orders.serve(&listener));
+        let deaf = Over(wake.clone());
+        thread::spawn(move || {
+            let _deaf = deaf;
+            orders.serve(&listener);
+        });
         let live = Live { root, sizes, mode, hands, log: Arc::clone(&log) };
         let ((stop, stopped), over) = (channel(), Over(wake.clone()));
         thread::spawn(move || forward(&signals, &wake));
-        thread::spawn(move || {
+        let rounds = thread::spawn(move || {
             let _over = over;
             rounds(live, &state, &stopped);
         });
-        detached.ready(log.to_stderr()).map_err(io("going to the background"))?;
+        // Who started it may be gone; it runs all the same.
+        detached.ready(log.to_stderr()).unwrap_or_else(|error| tracing::debug!(%error, "nobody waits for it"));
         while let Ok(Wake::Reopen) = woken.recv() {
             log.reopen();
         }
@@ -149,6 +155,10 @@ impl Start {
             log.say(5, &format!("{error}; `memtier undo` tries again"));
         }
         remove(&run_dir.join(socket::SOCKET));
+        // A move that is under way cannot be stopped, and who starts the next one is to see that this one is still there.
+        if rounds.join().is_err() {
+            log.say(5, "a round panicked; please report this with the log");
+        }
         drop(pid_file);
         Ok(())
     }
@@ -193,8 +203,11 @@ fn forward(signals: &SigSet, wake: &Sender<Wake>) {
 fn set_thp(ms: u64, footprint: &Shared, log: &Log) {
     let path = Path::new(THP_SCAN);
     let Some(old) = std::fs::read_to_string(path).ok().filter(|old| ms > 0 && old.trim() != ms.to_string()) else { return };
-    match footprint.lock().change(&mut HostSettings, path, &ms.to_string()) {
-        Ok(()) => log.say(5, &format!("Changing THP scan time in {THP_SCAN} from {} to {ms} ms.", old.trim())),
+    let mut footprint = footprint.lock();
+    let mut change = || footprint.change(&mut HostSettings, path, &ms.to_string());
+    // Somebody set it after us, and now this is ordered: what they set is what goes back.
+    match change().and_then(|ours| if ours { Ok(true) } else { change() }) {
+        Ok(_) => log.say(5, &format!("Changing THP scan time in {THP_SCAN} from {} to {ms} ms.", old.trim())),
         Err(error) => log.say(5, &error.to_string()),
     }
 }
@@ -232,6 +245,7 @@ fn round(manager: &mut Manager, live: &mut Live, state: &Mutex<State>) -> Result
     let at = i64::try_from(monotonic().0 / Span::from_millis(10).0).unwrap_or(i64::MAX);
     let listed = manager.options.included.clone();
     let round = manager.round(Sample { at, nodes: &figures, tenants }, live);
+    live.hands.forget_dead();
     // Dead ones left the list; others may have come on it meanwhile.
     let dead: BTreeSet<u32> = listed.difference(&manager.options.included).copied().collect();
     locked(state).options.included.retain(|pid| !dead.contains(pid));
@@ -264,6 +278,10 @@ impl Orders {
     fn serve(&self, listener: &UnixListener) {
         for stream in listener.incoming() {
             let mut ends = false;
+            if stream.is_err() {
+                // Out of file descriptors: not to spin until there are some.
+                thread::sleep(FIRST);
+            }
             let told = stream.and_then(|stream| socket::serve(&stream, |orders| self.heed(&orders, &mut ends)));
             if let Err(error) = told {
                 tracing::debug!(%error, "a client that went away");

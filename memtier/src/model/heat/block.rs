@@ -486,6 +486,12 @@ impl Block {
         // A tenth of a quarter of a hit in four tenths of a quarter round before anything was seen: the study's prior.
         (exposed > 0).then(|| Permil(((10 * hits + 1) * 1000 / (10 * exposed + 4)).min(1000)))
     }
+
+    /// The same by the last cycle alone: asked, and found accessed so many rounds later. What woke up is told by this at once.
+    pub fn rate_lately(&self, page: usize) -> Option<Permil> {
+        let age = u64::from(self.past.age[page]);
+        (age > 0 && self.young.get(page) && !self.past.unproven.get(page)).then(|| Permil(1000 / age))
+    }
 }
 
 /// Bitmaps as the fold relies on them: only present pages are accessed, none is present and swapped, and a huge leaf,

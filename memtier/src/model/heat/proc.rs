@@ -511,6 +511,41 @@ impl ProcHeat {
         present.map(move |(id, b)| (*id, b.leaf, b.present.count(), hot(b).count()))
     }
 
+    /// Present pages of a block whose chance of an access between two walks is known and at least `least`, by all that was
+    /// learned or by their last cycle alone, and the sum of these chances in thousandths. Where accesses are counted, accesses per scan stand for the chance.
+    #[must_use]
+    pub fn hot_in(&self, block: BlockId, least: Permil) -> (u32, u32) {
+        let Some(block) = self.block(block) else { return (0, 0) };
+        let rate = |page: usize| match self.counts {
+            None => block.rate(page, self.rhythm.round).max(block.rate_lately(page)),
+            Some(Counts { scans, .. }) => {
+                self.counts_ready().then(|| Permil((u64::from(block.past.hits[page]) * 1000 / u64::from(scans.max(1))).min(1000)))
+            }
+        };
+        let used = match (self.counts, block.open) {
+            (Some(_), _) => block.present,
+            // Asked and not answered yet: what it was is known from before.
+            (None, true) => block.young.or(&block.past.asked).and(&block.present),
+            (None, false) => block.young,
+        };
+        let known = used.and_not(&block.past.unproven);
+        // A huge leaf has one bit.
+        let (pages, each) = if block.leaf == Leaf::Base { (BLOCK_PAGES, 1) } else { (1, block.present.count()) };
+        let rates = known.iter().take_while(|page| *page < pages).filter_map(rate).filter(|rate| *rate >= least);
+        rates.fold((0, 0), |(hot, sum), rate| (hot + each, sum + rate.0 as u32 * each))
+    }
+
+    /// For how long all present pages of a block have been idle at least, by the last walk; none if one of them is in use, or
+    /// nobody knows.
+    #[must_use]
+    pub fn idle_in(&self, block: BlockId) -> Option<Span> {
+        let block = self.block(block).filter(|block| block.young.is_empty() && !block.present.is_empty())?;
+        let tick = self.ticks_at(self.scan_at?);
+        let youngest = block.present.iter().map(|page| block.idle(page, tick)).min()?;
+        // Idleness begins somewhere inside a tick.
+        Some(self.span(youngest.saturating_sub(1)))
+    }
+
     /// Hotness by capacity: the `most` present pages with the highest estimated access rate, huge leaves only whole.
     /// Nothing while accesses are counted.
     #[must_use]

@@ -325,6 +325,36 @@ fn the_estimator_learns_from_whole_cycles() {
 }
 
 #[test]
+fn a_block_is_hot_or_idle_only_as_far_as_that_is_known() {
+    let mut rig = Rig::default();
+    let said = |rig: &Rig, block| {
+        let heat = rig.proc();
+        (heat.hot_in(BlockId(block), Permil(500)).0, heat.idle_in(BlockId(block)).map(Span::as_secs))
+    };
+    let walk = |rig: &mut Rig, at, hot| rig.walk(at, vec![base(8, hot, Bits::ALL), base(9, Bits::NONE, Bits::ALL)]);
+    walk(&mut rig, 0, Bits::ALL);
+    // Accessed when nobody had asked proves nothing. What reads 0 is idle from then on.
+    assert_eq!((said(&rig, 8), said(&rig, 9)), ((0, None), (0, Some(0))));
+    rig.arm(1, 8);
+    walk(&mut rig, 60, bits(0..100));
+    assert_eq!((said(&rig, 8), said(&rig, 9)), ((100, None), (0, Some(45))));
+    // Asked again it is what it was, until it answers.
+    rig.arm(61, 8);
+    assert_eq!(said(&rig, 8), (100, Some(0)));
+    walk(&mut rig, 120, Bits::NONE);
+    assert_eq!((said(&rig, 8), said(&rig, 10)), ((0, Some(45)), (0, None)));
+    // What wakes up is hot once it was asked and is accessed again, however long it slept.
+    for at in 3..20 {
+        walk(&mut rig, 60 * at, Bits::NONE);
+    }
+    walk(&mut rig, 1200, Bits::ALL);
+    assert_eq!(said(&rig, 8), (0, None));
+    rig.arm(1201, 8);
+    walk(&mut rig, 1260, Bits::ALL);
+    assert_eq!(said(&rig, 8), (512, None));
+}
+
+#[test]
 fn counts_tumble_in_rounds() {
     let mut rig = Rig::default();
     rig.heat.expect_counts(PROC, 3);

@@ -11,6 +11,7 @@ mod rig;
 mod saved;
 mod scan;
 mod sched;
+mod tier;
 mod vm;
 
 use clap::Parser;
@@ -45,6 +46,11 @@ const BENCHES: &[Bench] = &[
         name: "advise",
         what: "latency of numad's placement advice, and whether it equals the original's",
         measure: advise::measure,
+    },
+    Bench {
+        name: "tier",
+        what: "memory in use on a slow node, in a guest that has one: moves, and where all lies in the end",
+        measure: tier::measure,
     },
     Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
 ];
