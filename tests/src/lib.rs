@@ -7,6 +7,7 @@ pub mod brood;
 pub mod cpu;
 #[cfg(feature = "host")]
 pub mod daemon;
+pub mod fake_memcached;
 pub mod footing;
 pub mod hog;
 pub mod interrupt;
@@ -17,6 +18,7 @@ pub mod numad;
 pub mod numad_daemon;
 pub mod pairs;
 pub mod rows;
+pub mod slab;
 #[cfg(feature = "host")]
 pub mod spread;
 #[cfg(feature = "host")]

@@ -12,6 +12,7 @@ pub mod numad;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod slab_automove;
 pub mod status;
 mod steer;
 pub mod undo;
@@ -101,6 +102,7 @@ pub enum Command {
     Doctor(doctor::Args),
     Undo(undo::Args),
     Numad(numad::Args),
+    SlabAutomove(slab_automove::Args),
     /// Hold everything that acts, until resume, through restarts too; walks go on
     Pause,
     /// Let memtier act again
@@ -237,7 +239,7 @@ pub type Ended = Result<Exit, Trouble>;
 /// Runs the command line and gives the process its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let line = numad::by_name(std::env::args_os());
+    let line = slab_automove::by_name(numad::by_name(std::env::args_os()));
     let Cli { common, command } = match Cli::try_parse_from(&line) {
         Ok(cli) => cli,
         Err(error) => return misread(&error, &line),
@@ -283,6 +285,7 @@ fn dispatch(common: &Common, command: &Command) -> Ended {
         Command::Doctor(args) => doctor::run(common, args, Eyes::open(&Options::default()).learned()),
         Command::Undo(args) => undo::run(common, args),
         Command::Numad(args) => numad::run(common, args),
+        Command::SlabAutomove(args) => slab_automove::run(common, args),
         Command::Pause => steer::tell(common, "pause"),
         Command::Resume => steer::tell(common, "resume"),
         Command::Reload => steer::tell(common, "reload"),

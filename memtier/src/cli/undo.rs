@@ -1,9 +1,10 @@
 //! `memtier undo`: puts back what a daemon that is gone has changed on the host. Needs no daemon, and refuses beside one.
 
 use super::{Common, Ended, Exit, Trouble, print_json};
+use crate::daemon::automove;
 use crate::daemon::boot_id;
 use crate::daemon::footprint::{Footprint, HostSettings, Undone, Verdict};
-use crate::daemon::lock::Lock;
+use crate::daemon::lock::{Lock, LockError};
 use std::io::Write as _;
 
 /// Put back every setting that memtier changed and that nobody changed since
@@ -15,8 +16,25 @@ pub fn run(common: &Common, Args {}: &Args) -> Ended {
     if !run_dir.exists() {
         return say(common, &[]);
     }
-    let _lock = Lock::take(&run_dir, "undo").map_err(Trouble::locked)?;
-    let told = Footprint::open(&run_dir, &boot_id()?)?.undo(&mut HostSettings)?;
+    // A daemon that runs is no reason to leave what a mover of memcached's pages left.
+    let mut told = Vec::new();
+    for dir in automove::dirs(&run_dir)? {
+        match Lock::take(&dir, "undo") {
+            Ok(_lock) => told.extend(Footprint::open(&dir, &boot_id()?)?.undo(&mut HostSettings)?),
+            // One that runs puts back what is its own.
+            Err(error @ LockError::Held { .. }) => tracing::info!(%error, "left alone"),
+            Err(error) => return Err(Trouble::locked(error)),
+        }
+    }
+    match Lock::take(&run_dir, "undo") {
+        Ok(_lock) => told.extend(Footprint::open(&run_dir, &boot_id()?)?.undo(&mut HostSettings)?),
+        Err(error) => {
+            if !told.is_empty() {
+                say(common, &told)?;
+            }
+            return Err(Trouble::locked(error));
+        }
+    }
     say(common, &told)
 }
 

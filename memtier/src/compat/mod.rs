@@ -4,3 +4,4 @@
 //! Deliberately absent: I/O. What these speak about is measured in `observe`, what they print is printed in `cli`.
 
 pub mod numad;
+pub mod slab;

@@ -11,17 +11,20 @@
 //! Where threads may run is such a setting, too: what each of a process's tasks had is one entry for all that are bound at a
 //! time, and daemon/unbind gives it back.
 //!
+//! So are settings of memcached servers, whose present value is asked of the server: daemon/levers.
+//!
 //! The daemon's loop and the hand that binds share it: one lock is held from the entry in the log to the change, and nobody
 //! undoes anything in between.
 //!
 //! Deliberately absent: what is changed and when (daemon/settings, act/bind), effects that vanish with the process, page-outs
 //! (paged-out memory comes back on touch).
 
+use super::levers::{self, ServerSetting};
 use super::unbind::{Threads, unbind};
 use crate::act::{Diary, Former};
 use crate::compat::numad::list;
 use crate::sys::affinity::CpuMask;
-use crate::vocab::ProcKey;
+use crate::vocab::{ProcKey, ServerLife};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,12 +45,15 @@ pub enum Setting {
     File { path: PathBuf },
     /// The CPUs that tasks of a process may run on.
     Affinity { proc: ProcKey, tasks: Vec<u32> },
+    /// Of a memcached server.
+    Server(ServerSetting),
 }
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path } => path.display().fmt(f),
+            Self::Server(setting) => setting.fmt(f),
             Self::Affinity { proc, tasks } => match tasks.as_slice() {
                 [task] => write!(f, "CPUs of {proc} (task {task})"),
                 tasks => {
@@ -62,10 +68,17 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Reads and writes values in files: the host's, or a table in a test.
+/// Reads and writes values in files, and of servers: the host's, or a table in a test.
 pub trait Settings {
     fn read(&self, path: &Path) -> io::Result<String>;
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
+    /// `None`: the server does not tell this one.
+    fn ask(&self, _: &ServerSetting) -> io::Result<Option<String>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn set(&mut self, _: &ServerSetting, _: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// The settings of the running kernel.
@@ -79,6 +92,12 @@ impl Settings for HostSettings {
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
         // No O_CREAT: a setting that does not exist must not become a plain file.
         OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+    }
+    fn ask(&self, setting: &ServerSetting) -> io::Result<Option<String>> {
+        levers::ask(setting)
+    }
+    fn set(&mut self, setting: &ServerSetting, value: &str) -> io::Result<()> {
+        levers::set(setting, value)
     }
 }
 
@@ -290,7 +309,7 @@ impl Footprint {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.kept.files.iter().filter_map(|held| match &held.setting {
             Setting::File { path } => Some(path.as_path()),
-            Setting::Affinity { .. } => None,
+            Setting::Affinity { .. } | Setting::Server(_) => None,
         })
     }
 
@@ -328,19 +347,61 @@ impl Footprint {
         Ok(true)
     }
 
+    /// Keeps what a setting of a server is before the caller changes it there. `None` for one that no server tells.
+    pub fn announce(&mut self, setting: &ServerSetting, present: Option<&str>, new: &str) -> Result<(), FootprintError> {
+        let known = self.kept.files.iter().find(|held| matches!(&held.setting, Setting::Server(known) if known == setting));
+        let setting = Setting::Server(setting.clone());
+        match (known, present) {
+            // There is nothing to compare: one entry is enough.
+            (Some(_), None) => return Ok(()),
+            (Some(held), Some(present)) if present == held.old || held.ours.iter().any(|ours| ours == present) => {
+                if held.ours.iter().any(|ours| ours == new) {
+                    return Ok(());
+                }
+            }
+            // Whoever changed it after us is right: that is what it goes back to.
+            (Some(_), Some(_)) => self.append(Entry::Released(setting.clone()))?,
+            (None, Some(present)) if present == new => return Ok(()),
+            (None, _) => {}
+        }
+        let old = present.unwrap_or(levers::What::UNTOLD).to_owned();
+        self.append(Entry::Change { setting, old, new: new.to_owned() })
+    }
+
+    /// Forgets settings of earlier lives of a server, which ended with them.
+    pub fn outlived(&mut self, by: Option<ServerLife>) -> Result<(), FootprintError> {
+        let over = |held: &Held| matches!(&held.setting, Setting::Server(setting) if setting.life != by);
+        let over: Vec<Setting> = self.kept.files.iter().filter(|held| over(held)).map(|held| held.setting.clone()).collect();
+        over.into_iter().try_for_each(|setting| self.append(Entry::Released(setting)))
+    }
+
     /// Puts one setting back; nothing to say when it is not held.
     pub fn restore(&mut self, host: &mut impl Settings, path: &Path) -> Result<Option<Undone>, FootprintError> {
-        let setting = Setting::File { path: path.to_owned() };
+        self.put_back(host, Setting::File { path: path.to_owned() })
+    }
+
+    fn put_back(&mut self, host: &mut impl Settings, setting: Setting) -> Result<Option<Undone>, FootprintError> {
         let Some(Held { old, ours, .. }) = self.kept.files.iter().find(|held| held.setting == setting).cloned() else {
             return Ok(None);
         };
         let failed = |error: io::Error| Verdict::Failed { why: error.to_string() };
-        let verdict = match host.read(path) {
+        let present = match &setting {
+            Setting::File { path } => host.read(path).map(Some),
+            Setting::Server(setting) => host.ask(setting),
+            // Held by process: see `unbind`.
+            Setting::Affinity { .. } => return Ok(None),
+        };
+        let mut write = || match &setting {
+            Setting::File { path } => host.write(path, &old),
+            Setting::Server(setting) => host.set(setting, &old),
+            Setting::Affinity { .. } => Ok(()),
+        };
+        let verdict = match present {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Gone,
             Err(error) => failed(error),
-            Ok(present) if present == old => Verdict::WasOld,
-            Ok(present) if !ours.contains(&present) => Verdict::LeftAlone { present },
-            Ok(_) => host.write(path, &old).map_or_else(failed, |()| Verdict::Restored),
+            Ok(Some(present)) if present == old => Verdict::WasOld,
+            Ok(Some(present)) if !ours.contains(&present) => Verdict::LeftAlone { present },
+            Ok(Some(_) | None) => write().map_or_else(failed, |()| Verdict::Restored),
         };
         if !matches!(verdict, Verdict::Failed { .. }) {
             self.append(Entry::Released(setting.clone()))?;
@@ -393,10 +454,10 @@ impl Footprint {
         for proc in self.bound().collect::<Vec<_>>() {
             told.extend(self.unbind(host, proc)?);
         }
-        let mut files: Vec<PathBuf> = self.files().map(Path::to_owned).collect();
-        files.reverse();
-        for path in files {
-            told.extend(self.restore(host, &path)?);
+        let mut settings: Vec<Setting> = self.kept.files.iter().map(|held| held.setting.clone()).collect();
+        settings.reverse();
+        for setting in settings {
+            told.extend(self.put_back(host, setting)?);
         }
         if self.kept.is_empty() {
             match std::fs::remove_file(&self.path) {

@@ -3,11 +3,13 @@
 //! Deliberately absent: decisions (plan/), observation (observe/), hands (act/). The loop only carries.
 
 mod answers;
+pub mod automove;
 pub mod client;
 pub mod control;
 pub mod dispatch;
 pub mod footprint;
 pub mod ingest;
+pub mod levers;
 pub mod live;
 pub mod lock;
 pub mod log;

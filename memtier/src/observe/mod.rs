@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod host;
 pub mod maps;
+pub mod memcached;
 pub mod nodes;
 pub mod probe;
 pub mod proc;

@@ -9,6 +9,7 @@ mod facts;
 mod ids;
 mod pages;
 mod reason;
+mod slab;
 mod units;
 
 pub use action::{Action, Amount, Charge, End, Fault, Guard, Outcome, Step, StepId};
@@ -23,4 +24,5 @@ pub use pages::{
     AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bits, BlockId, BlockSample, Leaf, NodeRun, PAGE_BYTES, PAGE_SHIFT, PageChunk,
 };
 pub use reason::{Evidence, Hold, Idle, Measure, Quantity, Reason, Rule, Subject, Unit};
+pub use slab::{ClassId, Place, Reply, ServerLife};
 pub use units::{Bytes, Pages, Permil, Span, Time};
