@@ -237,12 +237,8 @@ fn tier() {
     check(tiers(60), &format!("{}\ntarget = [{{ comm = 'cache', tier = false }}]", on("")), by, "");
     check(even(60).with(hog("cache")), &on(""), by, "host-lacks");
     check(tiers(60).at(1, Change::Blind(Source::Psi)), &on(""), by, "source-blind");
-    let report = check(
-        tiers(120),
-        &format!("{}\ndaemon = {{ act = false, arm = true }}", on("")),
-        by,
-        "at-home settling tier-promote",
-    );
+    let report =
+        check(tiers(120), &format!("{}\ndaemon = {{ act = false, arm = true }}", on("")), by, "at-home settling tier-promote");
     assert_eq!(report.truth.moved, Pages::ZERO);
 }
 
