@@ -44,7 +44,8 @@ pub fn measure() -> Vec<Row> {
     let mut rows = Vec::new();
     for (peer, suffix) in [(Peer::Memtier, ""), (Peer::Kernel, "_kernel")] {
         let ran = Ground::here().and_then(|ground| {
-            let ended = (0..ROUNDS).map(|_| ground.run(peer)).collect::<Result<Vec<_>, _>>()?;
+            let ended = (0..ROUNDS).map(|_| ground.run(peer).inspect(|ended| eprintln!("{peer:?}: {ended:?}")));
+            let ended = ended.collect::<Result<Vec<_>, _>>()?;
             Ok((ground.place, ended))
         });
         let of: [fn(&Ended) -> f64; 5] =
@@ -83,6 +84,7 @@ struct Ground {
 }
 
 /// How one run ended.
+#[derive(Debug)]
 struct Ended {
     moved: u64,
     least: u64,
@@ -128,15 +130,16 @@ impl Ground {
             let _ = fs::write(format!("/proc/sys/{knob}"), value);
         }
         demote(false)?;
-        // What measures and what is measured have nodes of their own.
-        cpu::pin(0, first_cpu(&self.other))?;
+        // What is started from the fast node's CPU stays there, and has its memory there from the first touch on.
+        cpu::pin(0, first_cpu(&self.fast))?;
         let toucher = Toucher::start(SPEC)?;
-        cpu::pin(toucher.pid(), first_cpu(&self.fast))?;
         let pages: Vec<u64> = (0..SPEC.pages).map(|page| toucher.base + page * 4096).collect();
         let (hot, cold) = pages.split_at(SPEC.set as usize);
         send(toucher.pid(), hot, self.slow.id)?;
         send(toucher.pid(), cold, self.fast.id)?;
         let _ballast = self.fill()?;
+        // What measures has another node.
+        cpu::pin(0, first_cpu(&self.other))?;
         let kept = self.fast.total.scale(KEPT_PERMIL, 1000);
         let start = lies(toucher.pid(), &pages)?;
         let on = |lies: &[i32], node: NodeId| lies.iter().filter(|at| **at == i32::from(node.0)).count() as u64;
@@ -194,10 +197,7 @@ impl Ground {
         let kept = self.fast.total.scale(KEPT_PERMIL, 1000).saturating_add(SPARE);
         let free = Bytes::from_kib(free_kib(self.fast.id)?);
         let mib = free.saturating_sub(kept).0 >> 20;
-        let hog = Hog::start(mib.max(1), Fill::Half)?;
-        let pages: Vec<u64> = (0..hog.pages).map(|page| hog.addr(page)).collect();
-        send(hog.pid(), &pages, self.fast.id)?;
-        Ok(hog)
+        Hog::start(mib.max(1), Fill::Half)
     }
 }
 
