@@ -298,7 +298,8 @@ impl Oracle {
                     .filter(|d| takes(&d.step) && now.since(d.at) <= Span::from_secs(70))
                     .map(|d| d.step.charge.moved.0)
                     .sum();
-                ensure(room.0 < BLOCK + unseen, || format!("the cgroup has room for {room}"))
+                let others: u64 = decision.plan.iter().filter(|step| takes(step)).map(|step| step.charge.moved.0).sum();
+                ensure(room.0 < BLOCK + unseen + others, || format!("the cgroup has room for {room}"))
             }
             Rule::SubjectTaken => {
                 ensure(decision.plan.iter().any(|s| s.action.proc() == proc), || "no step for it is in the plan".into())
