@@ -1,7 +1,7 @@
 //! Steps that place a process: bind its threads, move its pages, and the blunt move of all its memory.
 //!
-//! Cost (docs/hands.md): a bind takes some eight calls a thread and pass; a page move a look and a move per 512 pages at
-//! most. A move takes the target's mmap_lock for reading only while it collects pages; whoever touches a page under way
+//! Cost (docs/hands.md): a bind takes some eight calls a thread and pass; a page move a look and a move per 2048 pages
+//! at most. A move takes the target's mmap_lock for reading only while it collects pages; whoever touches a page under way
 //! waits for it.
 
 use super::bind::Bind;

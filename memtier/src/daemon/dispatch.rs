@@ -79,6 +79,8 @@ pub struct Three {
     pub walker: Hand,
     pub hands: Hand,
     pub placer: Hand,
+    /// Arming marks frames idle, which takes no lock of the target; else it is advice, which does.
+    pub marks: bool,
 }
 
 /// The hands, and what they still owe.
@@ -94,14 +96,14 @@ pub struct Dispatch {
 
 impl Dispatch {
     pub fn new(three: Three, inlet: &Inlet, runtime: &Handle) -> io::Result<Self> {
-        let Three { walker, hands, placer } = three;
+        let Three { walker, hands, placer, marks } = three;
         let (stopping, revoked) = (Arc::new(AtomicBool::new(false)), Revoked::default());
         let start = |name: &str, hand| {
             let (to, from) = mpsc::sync_channel(QUEUE);
             let (inlet, runtime, stopping) = (inlet.clone(), runtime.clone(), Arc::clone(&stopping));
             let revoked = Arc::clone(&revoked);
             // It has the slice of the thread that starts it.
-            let work = move || work(hand, &from, &inlet, &runtime, &revoked, &stopping);
+            let work = move || work(hand, marks, &from, &inlet, &runtime, &revoked, &stopping);
             thread::Builder::new().name(name.into()).spawn(work)?;
             io::Result::Ok(to)
         };
@@ -168,6 +170,7 @@ impl Dispatch {
 
 fn work(
     mut hand: Hand,
+    marks: bool,
     jobs: &mpsc::Receiver<Job>,
     inlet: &Inlet,
     runtime: &Handle,
@@ -186,7 +189,7 @@ fn work(
             ticket.end(End::Expired);
             continue;
         }
-        let suits = slice_for(&step.action);
+        let suits = slice_for(&step.action, marks);
         if suits != slice {
             suits.set().unwrap_or_else(|error| tracing::debug!(%error, "sched_setattr"));
             slice = suits;
@@ -207,9 +210,11 @@ fn work(
 }
 
 /// Looking and clearing bits can wait for whoever has work to do. What holds locks of the target is not to be put off meanwhile.
-const fn slice_for(action: &Action) -> Slice {
+const fn slice_for(action: &Action, marks: bool) -> Slice {
     match action {
-        Action::Scan { .. } | Action::Arm { .. } => Slice::Patient,
+        Action::Scan { .. } => Slice::Patient,
+        Action::Arm { .. } if marks => Slice::Patient,
+        Action::Arm { .. } => Slice::Ordinary,
         Action::PageOut { .. } | Action::Deactivate { .. } => Slice::Ordinary,
         Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => Slice::Ordinary,
     }
@@ -253,7 +258,7 @@ mod tests {
     }
 
     fn with(walker: Hand) -> Three {
-        Three { walker, hands: obeys(), placer: obeys() }
+        Three { walker, hands: obeys(), placer: obeys(), marks: true }
     }
 
     async fn outcomes(intake: &mut Intake, dispatch: &mut Dispatch, count: usize) -> Vec<Event> {

@@ -26,7 +26,7 @@ use crate::sys::clock::boottime;
 use crate::sys::files::Root;
 use crate::sys::slice::Slice;
 use crate::trace::TraceError;
-use crate::vocab::{Event, HostFacts, KernelEvent, Source};
+use crate::vocab::{Event, HostFacts, KernelEvent, Need, Source};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -214,8 +214,12 @@ fn limbs(
         hands: hands.reins(),
         bpf_run: Box::new(move || costs.run_time()),
     };
-    let three =
-        Three { walker, hands: Box::new(move |step, _| hands.apply(step)), placer: Box::new(move |step, _| placer.apply(step)) };
+    let three = Three {
+        walker,
+        hands: Box::new(move |step, _| hands.apply(step)),
+        placer: Box::new(move |step, _| placer.apply(step)),
+        marks: facts.has(Need::PageIdle).is_ok(),
+    };
     Ok((facts, wiring, Dispatch::new(three, inlet, runtime)?))
 }
 

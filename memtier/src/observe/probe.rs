@@ -59,7 +59,7 @@ pub fn facts(root: &Root, learned: Vec<(Need, Fact)>) -> HostFacts {
 pub fn renewed(root: &Root, facts: &HostFacts) -> HostFacts {
     let nodes = topology::nodes(root);
     let mut answers = facts.facts.clone();
-    answers.extend([(Need::ManyNodes, many_nodes(&nodes)), (Need::NumaBalancing, numa_balancing(root))]);
+    answers.extend(of_nodes(root, &nodes));
     let online = root.text("/sys/devices/system/cpu/online").ok().and_then(|t| number_list(&t));
     HostFacts {
         cpus: online.as_ref().map_or(facts.cpus, |cpus| cpus.len() as u32),
@@ -75,10 +75,14 @@ fn smt_width(root: &Root, online: &[u32]) -> Option<u32> {
     u32::try_from(width).ok()
 }
 
+fn of_nodes(root: &Root, nodes: &Result<Vec<NodeFacts>, ReadError>) -> [(Need, Fact); 3] {
+    [(Need::ManyNodes, many_nodes(nodes)), (Need::SlowNodes, slow_nodes(nodes)), (Need::NumaBalancing, numa_balancing(root))]
+}
+
 fn asked(root: &Root, nodes: &Result<Vec<NodeFacts>, ReadError>) -> Vec<(Need, Fact)> {
     let caps = Caps::read(root);
     let walker = "needs BPF, BTF and the BPF object; proved when the daemon or doctor loads it";
-    vec![
+    let rest = vec![
         (Need::Root, caps.root()),
         (Need::Bpf, bpf(root, &caps)),
         (Need::Btf, btf(root)),
@@ -103,11 +107,9 @@ fn asked(root: &Root, nodes: &Result<Vec<NodeFacts>, ReadError>) -> Vec<(Need, F
         (Need::Swap, swap(root)),
         (Need::CgroupV1Memory, cgroup_v1(root)),
         (Need::CgroupV2Memory, cgroup_v2(root)),
-        (Need::ManyNodes, many_nodes(nodes)),
-        (Need::SlowNodes, slow_nodes(nodes)),
-        (Need::NumaBalancing, numa_balancing(root)),
         (Need::Mglru, mglru(root)),
-    ]
+    ];
+    rest.into_iter().chain(of_nodes(root, nodes)).collect()
 }
 
 /// An answer for a file that could not be read: absent is "no", forbidden is "unknown".
