@@ -13,8 +13,9 @@ use memtier_tests::{cpu, footing};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Half of the region is touched, each page several times between two walks.
-const SPEC: Spec = Spec { pages: 1 << 15, set: 1 << 14, law: Law::Uniform, contiguous: true, rate: 30_000 };
+/// A little more is touched than is not, each page several times between two walks: so all that is not touched has to make
+/// room, whether a few MiB more are free or less.
+const SPEC: Spec = Spec { pages: 1 << 15, set: 35 << 9, law: Law::Uniform, contiguous: true, rate: 30_000 };
 /// One minute stands for six; nothing else is set otherwise than by default but what an emulated CPU needs: there each call
 /// and each walk is ten times as dear.
 const CONFIG: &str = "scan = { period_ms = 2000, walk_permil_of_core = 1000 }
@@ -27,6 +28,7 @@ tier = { period_ms = 1000, cold_s = 10, settle_s = 20 }
 const SPARE: Bytes = Bytes::from_mib(2);
 /// What must stay free of a node, in thousandths: `numa.node_free_permil` and `tier.reserve_permil`.
 const KEPT_PERMIL: u64 = 40;
+const HOGS: usize = 5;
 /// From the start on, and for so long nothing has changed: whatever goes to and fro after the settle time is seen.
 const WINDOW: Duration = Duration::from_secs(90);
 const QUIET: Duration = Duration::from_secs(45);
@@ -137,7 +139,7 @@ impl Ground {
         let (hot, cold) = pages.split_at(SPEC.set as usize);
         send(toucher.pid(), hot, self.slow.id)?;
         send(toucher.pid(), cold, self.fast.id)?;
-        let _ballast = self.fill()?;
+        let _hogs = self.fill()?;
         // What measures has another node.
         cpu::pin(0, first_cpu(&self.other))?;
         let kept = self.fast.total.scale(KEPT_PERMIL, 1000);
@@ -192,12 +194,20 @@ impl Ground {
         })
     }
 
-    /// Takes what is free on the fast node but for what must stay so, and a little.
-    fn fill(&self) -> Result<Hog, String> {
+    /// Takes what is free on the fast node but for what must stay so, and a little: by several, for what is freed is not all
+    /// told at once.
+    fn fill(&self) -> Result<Vec<Hog>, String> {
         let kept = self.fast.total.scale(KEPT_PERMIL, 1000).saturating_add(SPARE);
-        let free = Bytes::from_kib(free_kib(self.fast.id)?);
-        let mib = free.saturating_sub(kept).0 >> 20;
-        Hog::start(mib.max(1), Fill::Half)
+        let mut hogs = Vec::new();
+        for _ in 0..HOGS {
+            // Pages of files that nobody uses are as good as free.
+            let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+            let mib = Bytes::from_kib(free_kib(self.fast.id)?).saturating_sub(kept).0 >> 20;
+            if mib > 0 {
+                hogs.push(Hog::start(mib, Fill::Half)?);
+            }
+        }
+        Ok(hogs)
     }
 }
 
