@@ -1,11 +1,12 @@
 //! Page faults through software perf events, with the address.
 //!
-//! Minor faults are sampled: the kernel adapts the period so that each CPU takes a bounded number of samples a second. Major
+//! Minor faults are sampled: the kernel adapts the period so that each CPU takes a bounded number of samples a second, and they
+//! wait for the daemon's next look. Major
 //! faults are all counted, and reported with their address up to a bound per CPU and second; a report stands for those that
 //! were not reported before it.
 
 use crate::kernel::{Process, now};
-use crate::out::{send, tally};
+use crate::out::{leave, send, tally};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{map, perf_event};
 use aya_ebpf::maps::PerCpuArray;
@@ -30,7 +31,7 @@ const REGS: usize = 34;
 pub fn minor_fault(ctx: PerfEventContext) -> u32 {
     // SAFETY: the layout is the kernel's ABI.
     let period = unsafe { ctx.as_ptr().cast::<u64>().add(REGS).read() };
-    report(&ctx, record_kind::MINOR_FAULT, Process::current(), period);
+    leave(report(&ctx, record_kind::MINOR_FAULT, Process::current(), period), lost::FAULTS);
     0
 }
 
@@ -51,15 +52,15 @@ pub fn major_fault(ctx: PerfEventContext) -> u32 {
         *reports += 1;
         let period = *silent;
         *silent = 0;
-        report(&ctx, record_kind::MAJOR_FAULT, proc, period);
+        send(report(&ctx, record_kind::MAJOR_FAULT, proc, period), lost::FAULTS);
     }
     0
 }
 
 #[inline(always)]
-fn report(ctx: &PerfEventContext, kind: u32, proc: Process, period: u64) {
+fn report(ctx: &PerfEventContext, kind: u32, proc: Process, period: u64) -> FaultRecord {
     // SAFETY: the layout is the kernel's ABI.
     let addr = unsafe { ctx.as_ptr().cast::<u64>().add(REGS + 1).read() };
     debug!(ctx, "fault of {} at {:x}", proc.pid, addr);
-    send(FaultRecord { kind, pid: proc.pid, start_ns: proc.start_ns, addr, period }, lost::FAULTS);
+    FaultRecord { kind, pid: proc.pid, start_ns: proc.start_ns, addr, period }
 }

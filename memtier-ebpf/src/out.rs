@@ -1,6 +1,6 @@
 //! Ways out of the kernel that all families share: the event ring, the tallies, the loss counters.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::arch::asm;
@@ -9,6 +9,9 @@ use memtier_common::{TallyKey, lost};
 /// Sized by the loader.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+/// Nobody waits for these: they are taken once a period. Sized by the loader.
+#[map]
+static SAMPLES: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 #[map]
 static LOST: Array<u64> = Array::with_max_entries(lost::FAMILIES, BPF_F_MMAPABLE);
 /// Word 0 tells which tally is written; the daemon turns it, waits until no program can still hold the other, and empties that.
@@ -40,13 +43,24 @@ pub fn lose(family: u32) {
     }
 }
 
-/// Sends a record, or counts it as lost.
+/// Sends a record and wakes the daemon, or counts it as lost.
 #[inline(always)]
 pub fn send<T: Copy + 'static>(record: T, family: u32) {
-    match EVENTS.reserve::<T>(0) {
+    put(&EVENTS, record, 0, family);
+}
+
+/// Leaves a record for the daemon's next look. To wake it costs whoever runs here two interrupts: more than a page fault does.
+#[inline(always)]
+pub fn leave<T: Copy + 'static>(record: T, family: u32) {
+    put(&SAMPLES, record, u64::from(BPF_RB_NO_WAKEUP), family);
+}
+
+#[inline(always)]
+fn put<T: Copy + 'static>(ring: &RingBuf, record: T, flags: u64, family: u32) {
+    match ring.reserve::<T>(0) {
         Some(mut room) => {
             room.write(record);
-            room.submit(0);
+            room.submit(flags);
         }
         None => lose(family),
     }

@@ -312,15 +312,15 @@ fn losses_are_counted_exactly() {
     let options = need!(options());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        // Room for 102 records.
+        // Room for 102 records each.
         let mut eyes = Eyes::open(&Options { events_bytes: Some(4096), run_times: true, ..options });
         let costs = eyes.costs();
         // Each run of these programs is one record.
         let runs = || costs.programs().iter().filter(|p| p.name.ends_with("_fault")).map(|p| p.stats.runs).sum::<u64>();
         spawn(200);
-        // Nobody reads the ring: from here on all is lost.
+        // Nobody reads the rings: after what finds room all is lost.
         let full = runs();
-        while runs() < full + 50 {
+        while runs() < full + 160 {
             let mut fresh = Region::anonymous(BLOCK_BYTES as usize, 4096).expect("memory");
             (0..fresh.pages()).for_each(|page| fresh.write(page, 0, 1));
         }

@@ -107,6 +107,8 @@ pub struct Eyes {
     /// The kernel counts run times while this is open.
     _stats: Option<OwnedFd>,
     ring: Option<RingBuf<MapData>>,
+    /// Records that wait for the end of a period.
+    samples: Option<RingBuf<MapData>>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     wakers: Option<Wakers>,
     drain: Option<Drain>,
@@ -132,6 +134,7 @@ impl Eyes {
             costs: Costs::default(),
             _stats: None,
             ring: None,
+            samples: None,
             logger: None,
             wakers: None,
             drain: None,
@@ -162,16 +165,16 @@ impl Eyes {
         if options.run_times {
             self._stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         }
-        // The ring is taken out before programs are loaded and lives on here, so that they still find it.
-        let ring = object.ebpf.take_map("EVENTS").map(RingBuf::<MapData>::try_from);
-        self.ring = ring.and_then(Result::ok);
+        // The rings are taken out before programs are loaded and live on here, so that they still find them.
+        let mut ring = |name| object.ebpf.take_map(name).map(RingBuf::<MapData>::try_from).and_then(Result::ok);
+        (self.ring, self.samples) = (ring("EVENTS"), ring("SAMPLES"));
         let walker = Walker::open(&mut object).map(|walker| self.walker = Some(walker));
         let (mut sched, mut tallies) = (None, None);
         let counted = attach::tallies(&object).map(|t| tallies = Some(t));
-        let told = if self.ring.is_some() {
+        let told = if self.ring.is_some() && self.samples.is_some() {
             counted
         } else {
-            Err("the BPF object has no map EVENTS: it is of another version".to_owned())
+            Err("the BPF object has no map EVENTS or none SAMPLES: it is of another version".to_owned())
         };
         let mut family = |source, attached: &mut dyn FnMut(&mut Object) -> Result<(), String>| {
             let attached = told.clone().and_then(|()| attached(&mut object));
@@ -230,7 +233,8 @@ impl Eyes {
             Some(wakers) => wakers.events.as_ref().map(|ring| ring.get_ref().as_raw_fd()),
             None => self.ring.as_ref().map(AsRawFd::as_raw_fd),
         };
-        Bytes(maps.chain(ring).filter_map(memory).sum())
+        let samples = self.samples.as_ref().map(AsRawFd::as_raw_fd);
+        Bytes(maps.chain(ring).chain(samples).filter_map(memory).sum())
     }
 
     /// The facts that only trying can tell.
@@ -307,6 +311,9 @@ impl Observer for Eyes {
                     // Spills of the period that ends now must be in before it is told.
                     if let Some(ring) = self.wakers.as_mut().and_then(|w| w.events.as_mut()) {
                         while !take(ring.get_mut(), &mut self.queue, &mut self.spilled) {}
+                    }
+                    if let Some(samples) = &mut self.samples {
+                        while !take(samples, &mut self.queue, &mut self.spilled) {}
                     }
                     let spilled = std::mem::take(&mut self.spilled);
                     self.draining = self.drain.take().map(|mut drain| {

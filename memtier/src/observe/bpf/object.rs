@@ -65,7 +65,7 @@ pub struct Options {
     pub probe_log: bool,
     /// Have the kernel count the run time of BPF programs: some tens of nanoseconds a run, for all programs of the host.
     pub run_times: bool,
-    /// Bytes of the event ring, a power of two; else by `events_bytes`.
+    /// Bytes of each ring of records, a power of two; else by `events_bytes` and `samples_bytes`.
     pub events_bytes: Option<u32>,
 }
 
@@ -73,6 +73,11 @@ pub struct Options {
 /// that is 1,600 within the time it takes to come. At least 256 KiB, at most 8 MiB.
 fn events_bytes(cpus: u32) -> u32 {
     cpus.saturating_mul(64 << 10).clamp(256 << 10, 8 << 20).next_power_of_two()
+}
+
+/// Room for samples: 16 KiB per CPU, which holds those of six periods.
+fn samples_bytes(cpus: u32) -> u32 {
+    cpus.saturating_mul(16 << 10).clamp(64 << 10, 2 << 20).next_power_of_two()
 }
 
 /// Room for tallies: tasks that move between CPUs or write to swap within one period. 96 bytes each, twice.
@@ -200,6 +205,7 @@ impl Object {
         for (global, value) in &values {
             loader.override_global(global, value, true);
         }
+        loader.map_max_entries("SAMPLES", options.events_bytes.unwrap_or_else(|| samples_bytes(cpus)));
         loader.map_max_entries("EVENTS", options.events_bytes.unwrap_or_else(|| events_bytes(cpus)));
         for name in ["TALLY_0", "TALLY_1", "MOVES_0", "MOVES_1"] {
             loader.map_max_entries(name, tallies(cpus));
