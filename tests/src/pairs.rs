@@ -18,12 +18,22 @@ impl Interval {
     /// None for fewer than two runs.
     #[must_use]
     pub fn of(runs: &[f64]) -> Option<Self> {
-        let n = runs.len() as f64;
+        Self::of_parts(&[runs])
+    }
+
+    /// Of runs in equal parts that differ by something else than what is measured, which the mean over all parts cancels: by how
+    /// runs vary within their part. None unless there are more runs than parts.
+    #[must_use]
+    pub fn of_parts(parts: &[&[f64]]) -> Option<Self> {
+        let n = parts.iter().map(|part| part.len()).sum::<usize>();
+        let freedom = n.checked_sub(parts.len())?;
         // With more than 20 the last is taken: a little too wide.
-        let t = T[runs.len().checked_sub(2)?.min(T.len() - 1)];
-        let mean = runs.iter().sum::<f64>() / n;
-        let variance = runs.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let half = t * (variance / n).sqrt();
+        let t = T[freedom.checked_sub(1)?.min(T.len() - 1)];
+        let sum = |part: &[f64]| part.iter().sum::<f64>();
+        let mean = parts.iter().map(|part| sum(part)).sum::<f64>() / n as f64;
+        let off = |part: &[f64]| part.iter().map(|run| (run - sum(part) / part.len() as f64).powi(2)).sum::<f64>();
+        let variance = parts.iter().map(|part| off(part)).sum::<f64>() / freedom as f64;
+        let half = t * (variance / n as f64).sqrt();
         Some(Self { low: mean - half, mean, high: mean + half })
     }
 }
@@ -44,5 +54,8 @@ mod tests {
         // s = 1.291, s / 2 = 0.6455, t(3) = 3.182.
         assert!((mean - 2.5).abs() < 1e-9 && (high - mean - 2.054).abs() < 1e-3 && (mean - low - 2.054).abs() < 1e-3);
         assert!(Interval::of(&[1.0]).is_none());
+        // The parts' own means, 1 and 3, are no spread: s = 0.1414 with 2 degrees of freedom, of 4 runs.
+        let Interval { low, mean, high } = Interval::of_parts(&[&[0.9, 1.1], &[2.9, 3.1]]).expect("two parts of two runs");
+        assert!((mean - 2.0).abs() < 1e-9 && (high - mean - 0.3042).abs() < 1e-3 && (mean - low - 0.3042).abs() < 1e-3);
     }
 }

@@ -32,7 +32,7 @@ impl Spread {
     /// Does not wait until it has filled its memory.
     pub fn start(mib: u64, cpus: &[CpuId]) -> Result<Self, String> {
         let mut command = Command::new(crate::binary("hog")?);
-        command.args([mib.to_string().as_str(), "half", "small"]).args(cpus.iter().map(|cpu| cpu.0.to_string()));
+        command.args([mib.to_string().as_str(), "sparse", "small"]).args(cpus.iter().map(|cpu| cpu.0.to_string()));
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut child = spawned.map_err(|e| format!("hog: {e}"))?;
         let mut orders = child.stdin.take().ok_or("no pipe to the hog")?;

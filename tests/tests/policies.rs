@@ -154,6 +154,12 @@ fn numa() {
     assert_eq!(lies(&report, "cache").0, [16 * MIB, 0, 0]);
     let report = check(spread(), "daemon = { act = false, arm = true }", by, "numa-bind settling subject-taken warm-up");
     assert!(lies(&report, "cache").1.is_empty());
+    // Larger than a node: the two that it gets are believed when it has come up.
+    let third = NodeSpec { share: Permil(333), cpus: 2 };
+    let large = Scenario { nodes: vec![third; 3], ..even(60).with(ProcSpec { threads: 4, ..hog("cache") }) };
+    let report = check(large, "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    let (on, cpus) = lies(&report, "cache");
+    assert_eq!((cpus.len(), on.iter().filter(|pages| **pages > 0).count(), on.iter().sum::<u64>()), (4, 2, 16 * MIB), "{on:?}");
     let sleeper = ProcSpec { busy: Permil(0), ..hog("cache") };
     check(even(60).with(sleeper), "", by, "not-worth warm-up");
 }

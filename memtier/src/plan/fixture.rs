@@ -113,6 +113,13 @@ impl Host {
     }
 
     pub fn walk(&mut self, proc: ProcKey, accessed: Bits) {
+        self.walk_of(proc, accessed, 6);
+    }
+    /// It has so many blocks now.
+    pub fn grown(&mut self, proc: ProcKey, blocks: u64) {
+        self.walk_of(proc, Bits::ALL, blocks);
+    }
+    fn walk_of(&mut self, proc: ProcKey, accessed: Bits, blocks: u64) {
         let vma = |from: u64, to: u64, flags| Vma { start: from * BLOCK_BYTES, end: to * BLOCK_BYTES, kind: VmaKind::Anon, flags };
         let vmas = vec![vma(1, 6, VmaFlags::WRITE), vma(6, 7, VmaFlags::WRITE.with(VmaFlags::LOCKED))];
         self.tell(Event::Sample(Sample::Maps(MapsSample { proc, vmas })));
@@ -127,7 +134,7 @@ impl Host {
             mixed: None,
         };
         self.scans += 1;
-        let (scan, blocks) = (self.scans, (1..=6).map(block).collect());
+        let (scan, blocks) = (self.scans, (1..=blocks).map(block).collect());
         let chunk = PageChunk { proc, scan, range: AddrRange::EVERYTHING, blocks, last: true };
         self.tell(Event::Sample(Sample::Pages(chunk)));
     }

@@ -106,6 +106,9 @@ impl Governor {
                     // Arming comes first, and a process has one step a turn.
                     self.pull(PolicyId::Autocold, at.after(RETRY));
                     self.pull_numa(at);
+                    if policy::comes_up(&self.models, &self.ledger, chunk.proc, at) {
+                        self.pull(PolicyId::Watch, at.after(policy::after_placing(&self.ledger, chunk.proc)));
+                    }
                     if self.config.tier.enabled && self.facts.has(Need::SlowNodes).is_ok() {
                         self.pull(PolicyId::Tier, at.after(RETRY));
                     }

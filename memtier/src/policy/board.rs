@@ -5,7 +5,7 @@ use super::numa::parts;
 use super::placement::{Claim, HOT_WEIGHT, Place};
 use super::taking::Refusal;
 use super::tier;
-use crate::model::{Held, ProcInfo};
+use crate::model::{Held, ProcHeat, ProcInfo};
 use crate::plan::Placed;
 use crate::vocab::{
     Bytes, CpuId, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span, Time,
@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What a process runs is measured over this time, or over its life where that is shorter.
 const LATELY: Span = Span::from_secs(10);
+/// What it runs is believed after it was heard of for this long since it last grew.
+const HEARD: Span = Span::from_secs(1);
 /// Distances where the kernel tells none: to a node itself and to another.
 const NEAR: u64 = 10;
 const FAR: u64 = 20;
@@ -43,6 +45,8 @@ pub(super) struct Candidate<'a> {
     pub claim: Claim,
     /// Thousandths of a CPU that it got.
     got: u64,
+    /// It may have run like this only while it came up.
+    pub young: bool,
     pub bound: Bound,
 }
 
@@ -126,7 +130,7 @@ impl Board {
         }
         let placed = view.ledger.placed(proc);
         let bound = self.bound(info, sample, placed);
-        let (got, wants) = wants(view, info, sample);
+        let Wants { got, wants, young } = Wants::of(view, info, sample);
         let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
         let fixed = fixed(view, sample);
         let held: BTreeMap<NodeId, Held> = held.iter().map(|&(node, held)| (node, movable(held, fixed.get(&node)))).collect();
@@ -154,7 +158,7 @@ impl Board {
             may: self.places.iter().map(|place| allowed(place) && !lent.contains(&place.id)).collect(),
         };
         let fixed = !fixed.is_empty();
-        Some(Ok(Candidate { proc, sample, held, fixed, placed, lent, claim, got, bound }))
+        Some(Ok(Candidate { proc, sample, held, fixed, placed, lent, claim, got, young, bound }))
     }
 
     fn bound(&self, info: &ProcInfo, sample: &ProcSample, placed: Option<&Placed>) -> Bound {
@@ -263,27 +267,42 @@ pub(super) fn reserve(view: &View<'_>, node: NodeId) -> Bytes {
     total.scale(view.config.numa.node_free_permil, 1000)
 }
 
-/// Thousandths of a CPU that a process got lately, and that it wanted: what it waited for, too.
-fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> (u64, u64) {
-    let sched = &view.models.sched;
-    let from = Time(view.now.0.saturating_sub(LATELY.0)).max(info.since);
-    let rate = |time: Span, until: Time| time.scale(1000, until.since(from).0.max(1)).0;
-    let told = sched.told_at(sample.proc).filter(|&told| told > from).map(|told| (told, sched.share(sample.proc, from, told)));
-    let waited = told.as_ref().map_or(0, |(told, share)| rate(share.waited, *told));
-    let got = match sched.heard(from).filter(|&heard| heard > from) {
-        Some(heard) => rate(sched.ran_since(sample.proc, from), heard),
-        // Nobody counts switches: what its samples tell.
-        None => told.as_ref().map_or(0, |(told, share)| rate(share.got, *told)),
-    };
-    let most = u64::from(sample.threads.max(1)) * 1000;
-    (got.min(most), got.saturating_add(waited).min(most))
+/// CPU time of a process lately, in thousandths of a CPU. Threads that fill its memory when it comes up say nothing of those
+/// that work on it later.
+struct Wants {
+    got: u64,
+    /// What it waited for, too.
+    wants: u64,
+    /// It was not heard of since it came up.
+    young: bool,
+}
+
+impl Wants {
+    fn of(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> Self {
+        let sched = &view.models.sched;
+        let lately = Time(view.now.0.saturating_sub(LATELY.0));
+        let born = info.since.max(info.exec_at.unwrap_or_default());
+        let grew = view.models.heat.get(sample.proc).and_then(ProcHeat::grew_at);
+        let grown = grew.filter(|&grew| born > lately && sched.heard(grew).is_some_and(|heard| heard.since(grew) >= HEARD));
+        let from = lately.max(info.since).max(grown.unwrap_or_default());
+        let rate = |time: Span, until: Time| time.scale(1000, until.since(from).0.max(1)).0;
+        let told = sched.told_at(sample.proc).filter(|&told| told > from).map(|told| (told, sched.share(sample.proc, from, told)));
+        let waited = told.as_ref().map_or(0, |(told, share)| rate(share.waited, *told));
+        let got = match sched.heard(from).filter(|&heard| heard > from) {
+            Some(heard) => rate(sched.ran_since(sample.proc, from), heard),
+            // Nobody counts switches: what its samples tell.
+            None => told.as_ref().map_or(0, |(told, share)| rate(share.got, *told)),
+        };
+        let most = u64::from(sample.threads.max(1)) * 1000;
+        Self { got: got.min(most), wants: got.saturating_add(waited).min(most), young: born > lately && grown.is_none() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::fixture::{ANNA, Host, config};
-    use crate::vocab::{Event, Sample};
+    use crate::plan::fixture::{ANNA, Host, config, secs};
+    use crate::vocab::{CpuTime, Event, Sample, SchedSample};
 
     #[test]
     fn isolated_cpus_are_nobodys() {
@@ -303,5 +322,34 @@ mod tests {
             let [(ANNA, Ok(anna))] = &candidates[..] else { panic!("one that is selected") };
             assert_eq!(matches!(anna.bound, Bound::Nobody), free);
         }
+    }
+
+    #[test]
+    fn threads_that_fill_memory_are_not_those_that_use_it() {
+        let mut host = Host::new(&config("[[target]]\ncomm = 'anna'"));
+        let sample = ProcSample { proc: ANNA, comm: "anna".into(), threads: 4, ..ProcSample::default() };
+        host.tell(Event::Sample(Sample::Proc(Box::new(sample))));
+        // Thousandths of a CPU until this second, since the one before.
+        let ran = |host: &mut Host, second: u64, permil: u64| {
+            let since = std::mem::replace(&mut host.now, secs(second));
+            let period_ns = host.now.since(since).0;
+            let time = CpuTime { proc: ANNA, tid: 10, cpu: CpuId(0), runtime_ns: period_ns / 1000 * permil, switches: 1 };
+            host.tell(Event::Sample(Sample::Sched(SchedSample { period_ns, times: vec![time] })));
+        };
+        let wants = |host: &Host| {
+            let view = host.governor.view(host.now);
+            let info = view.models.procs.get(ANNA).expect("told");
+            let Wants { wants, young, got: _ } = Wants::of(&view, info, info.sample.as_deref().expect("told"));
+            (wants, young)
+        };
+        ran(&mut host, 1004, 4000);
+        host.grown(ANNA, 12);
+        assert_eq!(wants(&host), (4000, true));
+        ran(&mut host, 1005, 1000);
+        assert_eq!(wants(&host), (1000, false));
+        // An old one is taken as it was lately, however it grows.
+        ran(&mut host, 1013, 1000);
+        host.grown(ANNA, 24);
+        assert_eq!(wants(&host), (1300, false));
     }
 }

@@ -21,7 +21,7 @@ pub use autocold::refaulting;
 pub use board::gap;
 pub use placement::{Place, far};
 pub use tier::slow_end;
-pub use watch::{Spacing, after_placing};
+pub use watch::{Spacing, after_placing, comes_up};
 
 /// All that a policy may look at.
 #[derive(Clone, Copy, Debug)]

@@ -93,6 +93,10 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
             taking::rested(view, candidate.placed)?;
             match onward {
                 Some((choice, reason)) => Ok(bind(view, board, candidate, &choice, reason)),
+                None if candidate.young && cpus.len() > 1 => {
+                    let note = "it came up just now, and may need fewer nodes: its memory waits until that is known";
+                    Err(Reason::new(Rule::WarmUp).note(note))
+                }
                 None => bring(view, board, candidate, &cpus, &memory, release),
             }
         }
@@ -141,23 +145,28 @@ fn free(view: &View<'_>, board: &Board, candidate: &Candidate<'_>) -> Result<(Ch
     Ok((choice.clone(), whereto(board, claim, &choice, reason)))
 }
 
-/// Other nodes for a process that we bound, if they are much better and it has settled.
+/// Other nodes for a process that we bound, if they are much better and it has settled; fewer of the same at once, while no page
+/// of it was moved.
 fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[usize]) -> Option<(Choice, Reason)> {
     let (placed, claim) = (candidate.placed?, &candidate.claim);
     let last = placed.bound_at.max(placed.moved_at)?;
-    settled(view, last).ok()?;
+    let settled = settled(view, last).is_ok();
+    if !settled && placed.moved_at.is_some() {
+        return None;
+    }
     let memory = placement::memory_of(&board.places, claim, home);
     let choice = placement::choose(&board.places, claim, amortise(view))?;
     let mut cpus = choice.cpus.clone();
     cpus.sort_unstable();
-    if cpus == home {
+    let fewer = cpus.len() < home.len() && cpus.iter().all(|place| home.contains(place));
+    if cpus == home || !(settled || fewer) {
         return None;
     }
     // Where its memory has no room, it lies as it lies.
     let far = || placement::as_it_is(&board.places, claim);
     let (stays, _) = placement::price(&board.places, claim, home, &memory).unwrap_or_else(|| (far(), Pages::ZERO));
     let saved = stays.sum().saturating_sub(choice.price.sum());
-    let least = Span::from_millis(claim.wants).scale(MOVE_ON_PERMIL, 1000);
+    let least = Span::from_millis(claim.wants).scale(if settled { MOVE_ON_PERMIL } else { LEAST_PERMIL }, 1000);
     let pays = saved > least && over(saved, amortise(view)) > cost(choice.moves);
     let reason = priced(view, Rule::NumaBind, saved, choice.moves)
         .saw(Measure::SinceLastMove, view.now.since(last), Span::from_secs(view.config.numa.settle_s), "numa.settle_s")

@@ -2,6 +2,7 @@
 
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
+use crate::model::{Models, ProcHeat};
 use crate::plan::{Ledger, Selection, anything_selected};
 use crate::vocab::{
     Action, Bytes, Charge, Measure, Need, PolicyId, ProcKey, ProcSample, Quantity, Reason, Rule, Source, Span, Time,
@@ -17,6 +18,10 @@ const MOST_PERIODS: u64 = 64;
 /// each slice of a move.
 const AFTER_PLACING: Span = Span::from_millis(200);
 const PLACING_WALKS: u64 = 16;
+/// Who came up no longer ago may be given fewer nodes once it is seen what it is.
+const YOUNG: Span = Span::from_secs(10);
+/// So long after it last grew nothing is left to wait for.
+const GROWN: Span = Span::from_secs(2);
 /// A walk that waited longer than this (or a period) would only delay the next one.
 const LEAST_LIFETIME: Span = Span::from_secs(10);
 
@@ -93,7 +98,7 @@ impl Grid {
     }
 
     /// Placing cannot wait for a turn: a process that was never walked grows where it happens to run, and what a move left
-    /// behind, or came meanwhile, shows in a walk only. One walk more after the last of its steps.
+    /// behind, or came meanwhile, shows in a walk only. One walk more after the last of its steps; some for one that comes up.
     fn hurried(&self, view: &View<'_>, proc: ProcKey) -> Option<Reason> {
         if !view.config.numa.enabled || !view.facts.can_place() || !view.targets.selection(proc).placed() {
             return None;
@@ -101,7 +106,8 @@ impl Grid {
         let Some(last) = view.ledger.account(proc).scanned else {
             return Some(Reason::new(Rule::ScanDue).note("the first walk"));
         };
-        let placed = placed_at(view.ledger, proc).filter(|&placed| placed >= last)?;
+        let coming = comes_up(view.models, view.ledger, proc, view.now).then_some(last);
+        let placed = placed_at(view.ledger, proc).filter(|&placed| placed >= last).or(coming)?;
         let (since, wait) = (view.now.since(placed), after_placing(view.ledger, proc));
         (since >= wait).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastMove, since, wait, ""))
     }
@@ -118,6 +124,15 @@ impl Grid {
 fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
     let placed = ledger.placed(proc)?;
     placed.moved_at.max(placed.bound_at)
+}
+
+/// Whether a process was bound while it came up, and its memory waits until it has.
+#[must_use]
+pub fn comes_up(models: &Models, ledger: &Ledger, proc: ProcKey, now: Time) -> bool {
+    let waits = ledger.placed(proc).is_some_and(|placed| placed.bound_at.is_some() && placed.moved_at.is_none());
+    let born = models.procs.get(proc).map(|info| info.since.max(info.exec_at.unwrap_or_default()));
+    let grew = models.heat.get(proc).and_then(ProcHeat::grew_at);
+    waits && born.is_some_and(|born| now.since(born) < YOUNG) && grew.is_some_and(|grew| now.since(grew) < GROWN)
 }
 
 /// How long after a step of placing the process is walked again.

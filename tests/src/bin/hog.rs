@@ -1,6 +1,6 @@
-//! Holds a region of memory and touches what it is told to: `hog MIB half|noise|untouched small|huge [CPU...]`, filled by a
-//! thread on each of these CPUs, page by page in turn; then orders on standard input: `read FIRST END`, `write FIRST END`, `burn MS`, `check`. Every order is answered by one number. Ends
-//! when standard input does.
+//! Holds a region of memory and touches what it is told to: `hog MIB half|noise|sparse|untouched small|huge [CPU...]`, filled by
+//! a thread on each of these CPUs, page by page in turn; then orders on standard input: `read FIRST END`, `write FIRST END`,
+//! `burn MS`, `check`. Every order is answered by one number. Ends when standard input does.
 
 use memmap2::{Advice, MmapMut};
 use nix::time::{ClockId, clock_gettime};
@@ -26,10 +26,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [mib, fill, size, cpus @ ..] = args.as_slice() else {
         return Err("usage: hog MIB half|noise|untouched small|huge [CPU...]".into());
     };
-    let (half, touch) = match fill.as_str() {
-        "half" => (true, true),
-        "noise" => (false, true),
-        "untouched" => (false, false),
+    let (half, copy, touch) = match fill.as_str() {
+        "half" => (true, true, true),
+        "noise" => (false, true, true),
+        // One word of a page: filling takes no longer than the faults.
+        "sparse" => (false, false, true),
+        "untouched" => (false, false, false),
         other => return Err(format!("unknown fill {other}").into()),
     };
     let huge = size == "huge";
@@ -42,9 +44,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let skip = room.as_ptr().align_offset(2 << 20);
     let region = &mut room[skip..skip + bytes];
-    let model: Vec<u8> = (0..WORDS).flat_map(|i| word(i, half).to_ne_bytes()).collect();
+    let model: Vec<u8> = (0..WORDS).flat_map(|i| if copy { word(i, half) } else { 0 }.to_ne_bytes()).collect();
     let put = |n: usize, page: &mut [u8]| {
-        page.copy_from_slice(&model);
+        if copy {
+            page.copy_from_slice(&model);
+        }
         page[8..16].copy_from_slice(&n.to_ne_bytes());
     };
     if touch && cpus.is_empty() {

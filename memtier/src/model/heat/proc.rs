@@ -18,6 +18,8 @@ use std::ops::Range;
 pub(super) const INDEX_COST: usize = size_of::<(BlockId, Block)>() * 9 / 8;
 /// Entries that it may hold beside.
 const SLACK: usize = 16;
+/// Who has no more than this part of its memory more than before did not grow.
+const GROWTH: u64 = 16;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcHeat {
@@ -37,6 +39,9 @@ pub struct ProcHeat {
     unproven: u64,
     /// Present pages that the last complete walk saw and the model has no room for.
     untracked: u64,
+    /// Resident pages at the end of the last walk.
+    known: u64,
+    grew_at: Option<Time>,
     tempo: Tempo,
     rhythm: Rhythm,
     /// Longest period of a block in the last walk: 2^this rounds.
@@ -118,6 +123,11 @@ impl ProcHeat {
             self.blocks.iter_mut().for_each(|(id, block)| block.hurry(*id, round));
         }
         self.untracked = self.walk.take().map_or(0, |w| w.untracked);
+        let resident = self.resident().0;
+        if resident > self.known + self.known / GROWTH {
+            self.grew_at = Some(at);
+        }
+        self.known = resident;
         if let Some(counts) = &mut self.counts {
             counts.done += 1;
         }
@@ -394,6 +404,11 @@ impl ProcHeat {
     #[must_use]
     pub const fn resident(&self) -> Pages {
         Pages(self.present + self.untracked)
+    }
+    /// End of the last walk that found more resident than the one before it, by more than a sixteenth; the first one does.
+    #[must_use]
+    pub const fn grew_at(&self) -> Option<Time> {
+        self.grew_at
     }
     #[must_use]
     pub const fn swapped(&self) -> Pages {

@@ -21,15 +21,15 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// From the start of the hogs on; longer only while something still changes.
-const WINDOW: Duration = Duration::from_secs(30);
-const QUIET: Duration = Duration::from_secs(8);
+const WINDOW: Duration = Duration::from_secs(40);
+/// More than one of numad's rounds.
+const QUIET: Duration = Duration::from_secs(17);
 const MOST: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Before the hogs: both have looked at the nodes twice.
 const WARM: Duration = Duration::from_secs(6);
-/// numad's rounds, quicker than as Debian ships it (15 s while nobody is moved). Hogs start at different times of one.
-const ROUND: Duration = Duration::from_secs(5);
-const ROUNDS: &str = "5:5";
+/// numad's rounds while nobody is moved, as Debian ships it. Hogs start at different times of one.
+const ROUND: Duration = Duration::from_secs(15);
 /// The clock of a host that has been up for a day: numad moves nobody on one that came up just now.
 const AGED: [&str; 5] = ["-T", "--monotonic", "100000", "--fork", "--"];
 
@@ -265,8 +265,7 @@ impl Peer {
         let numad = footing::program("numad", "numad")?;
         let _ = fs::remove_file(LOG);
         let mut command = Command::new("/usr/bin/unshare");
-        let status =
-            command.args(AGED).arg(numad).args(["-l", "7", "-i", ROUNDS]).stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let status = command.args(AGED).arg(numad).args(["-l", "7"]).stdin(Stdio::null()).stdout(Stdio::null()).status();
         let status = status.map_err(|e| format!("unshare: {e}"))?;
         // It says who it is after it went to the background.
         let begun = Instant::now();

@@ -1,5 +1,6 @@
 //! `bench saved`: memory that memtier saves on the demo's cache, and what that costs its clients.
 
+use memtier_tests::cpu;
 use memtier_tests::interrupt::Interrupt;
 use memtier_tests::load::{self, Load, Shape, Window};
 use memtier_tests::memcached::Memcached;
@@ -8,7 +9,7 @@ use memtier_tests::rows::{Goal, Row};
 use memtier_tests::stage::Stage;
 use memtier_tests::vital;
 use memtier_tests::workload::{MEMCACHED, MEMCACHED_MIB, SHAPE};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,9 +22,10 @@ const STOPPED: (&str, Goal) = ("incompressible_stopped", Goal::Least(1.0));
 /// Of two servers with the same items memtier looks after one, then after the other: what their memory has of its own cancels.
 const HALVES: usize = 2;
 const PAIRS_IN_HALF: usize = 12;
-/// The load keeps to this CPU and the daemon to the other one; memcached runs where it likes.
+/// The load keeps to this CPU; memcached and the daemon share the other one, so that the server meets all that the daemon takes,
+/// and the scheduler's choice between CPUs, which is most of the noise, is out of it.
 const CLIENT_CPU: usize = 0;
-const DAEMON_CPU: usize = 1;
+const SERVER_CPU: usize = 1;
 /// Each side of a pair: throughput as fast as answers come, then latencies at the demo's rate.
 const FLAT_OUT: Duration = Duration::from_secs(6);
 const PACED: Duration = Duration::from_secs(6);
@@ -135,7 +137,7 @@ impl Bench {
     }
 
     fn side(&self, pid: u32, socket: &Path) -> Result<Side, String> {
-        let load = pinned(|| Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))?;
+        let load = pinned(CLIENT_CPU, || Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))?;
         let (flat_out, cpu_s) = self.window(pid, &load, FLAT_OUT, None)?;
         let (paced, _) = self.window(pid, &load, PACED, Some(SHAPE.rate))?;
         let request_us = 1e6 * cpu_s / flat_out.latency.len().max(1) as f64;
@@ -163,8 +165,8 @@ impl Bench {
 
     fn pairs(&mut self) -> Result<Pairs, String> {
         let (mut pairs, mut learned_s) = (Vec::new(), Vec::new());
-        let mut socket = self.stage.memcached(MEMCACHED_MIB, &MEMCACHED)?;
-        let mut other = Memcached::start(MEMCACHED_MIB, &MEMCACHED)?;
+        let mut socket = pinned(SERVER_CPU, || self.stage.memcached(MEMCACHED_MIB, &MEMCACHED))?;
+        let mut other = pinned(SERVER_CPU, || Memcached::start(MEMCACHED_MIB, &MEMCACHED))?;
         self.fill(&socket, &SHAPE)?;
         self.fill(&other.socket, &SHAPE)?;
         for _ in 0..HALVES {
@@ -186,11 +188,11 @@ impl Bench {
     }
 
     fn start_daemon(&mut self) -> Result<(), String> {
-        self.stage.start_daemon(CONFIG, &["--act"], false, Some(DAEMON_CPU))
+        self.stage.start_daemon(CONFIG, &["--act"], false, Some(SERVER_CPU))
     }
 
     fn load(&mut self, shape: &Shape) -> Result<(), String> {
-        pinned(|| self.stage.start_load(shape))
+        pinned(CLIENT_CPU, || self.stage.start_load(shape))
     }
 
     /// The server whose cold memory is in zram, with a daemon at work on it; at once after that the other one, and no daemon.
@@ -216,7 +218,7 @@ impl Bench {
         self.stage.end_load();
         self.stage.end_memcached();
         let shape = Shape { compressible: false, ..SHAPE };
-        let socket = self.stage.memcached(MEMCACHED_MIB, &MEMCACHED)?;
+        let socket = pinned(SERVER_CPU, || self.stage.memcached(MEMCACHED_MIB, &MEMCACHED))?;
         self.fill(&socket, &shape)?;
         self.load(&shape)?;
         let start = self.stage.sizes()?;
@@ -239,15 +241,13 @@ impl Bench {
     }
 }
 
-/// Runs `start` on the clients' CPU; the threads that it starts stay there.
-fn pinned<T>(start: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let everywhere = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(|e| format!("sched_getaffinity: {e}"))?;
-    let pin = |set: &CpuSet| sched_setaffinity(Pid::from_raw(0), set).map_err(|e| format!("sched_setaffinity: {e}"));
-    let mut one = CpuSet::new();
-    one.set(CLIENT_CPU).map_err(|e| e.to_string())?;
-    pin(&one)?;
+/// Runs `start` on one CPU; the threads and processes that it starts stay there.
+fn pinned<T>(on: usize, start: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let said = |e| format!("this thread's CPUs: {e}");
+    let everywhere = sched_getaffinity(Pid::from_raw(0)).map_err(said)?;
+    cpu::pin(0, on)?;
     let started = start();
-    pin(&everywhere)?;
+    sched_setaffinity(Pid::from_raw(0), &everywhere).map_err(said)?;
     started
 }
 
@@ -255,7 +255,7 @@ fn rows(Pairs { pairs, learned_s }: &Pairs) -> Vec<Row> {
     let each = |of: &dyn Fn(&Pair) -> f64| pairs.iter().map(of).collect::<Vec<f64>>();
     let compared = |of: fn(&Side) -> f64| ratios(&each(&|p| of(&p.with)), &each(&|p| of(&p.without)));
     let throughput = compared(|side| side.flat_out.per_second());
-    let interval = Interval::of(&throughput);
+    let interval = Interval::of_parts(&throughput.chunks(PAIRS_IN_HALF).collect::<Vec<_>>());
     let wrong = each(&|p| [&p.with, &p.without].iter().map(|s| s.paced.wrong + s.flat_out.wrong).sum::<u64>() as f64);
     let row = |metric, unit, against: &str, runs: &[f64]| Row::new(metric, unit, Goal::None, against, runs);
     let what = "memcached, 1.5 GiB of items; with: what is cold was paged out, and a daemon is at work; without: another server, all in \
