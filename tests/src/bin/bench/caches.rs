@@ -178,7 +178,9 @@ impl Load {
             }
             self.once(first)?;
         }
-        self.lanes.iter_mut().for_each(|lane| drop(lane.take()));
+        for lane in &mut self.lanes {
+            lane.take();
+        }
         self.due = Instant::now();
         Ok(())
     }

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -87,7 +87,7 @@ pub struct Ground {
     pub arm: Arm,
     mover: Mover,
     pub server: Memcached,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Ground {
@@ -100,7 +100,7 @@ impl Ground {
             Arm::Script => Mover::Script(Script::start(memtier, dir.path(), socket, flash)?),
             Arm::Memtier => Mover::Daemon(watch(memtier, dir.path(), socket, true, "")?),
         };
-        Ok(Self { arm, mover, server, dir })
+        Ok(Self { arm, mover, server, _dir: dir })
     }
 
     /// CPU seconds of the mover so far; the server's own is not told apart.
@@ -110,11 +110,6 @@ impl Ground {
             Mover::Script(Script(child)) => vital::of(child.id()).map(|v| v.user_s + v.system_s),
             Mover::Daemon(daemon) => daemon.cpu().map(|cpu| cpu.user_s + cpu.system_s),
         }
-    }
-
-    /// Where logs lie, for who wants to look before it is over.
-    pub fn dir(&self) -> PathBuf {
-        self.dir.path().to_owned()
     }
 }
 
