@@ -1,5 +1,5 @@
 //! `memcached-suite`: memcached's own tests, in Perl, of Debian's source package, while memtier is at each server that they start.
-//! First it watches and decides, and does not act; then it moves pages under the tests of the LRU and of watchers.
+//! First it watches and decides, and does not act; then it acts under the tests of the LRU and of watchers.
 //!
 //! The package comes by a private apt state. It is built with what the tests need (memcached-debug), in target/memcached-suite;
 //! remove that to fetch and build anew. A file that fails runs again without memtier: then it shows whose fault it is.
@@ -30,15 +30,32 @@ const CAP: Duration = Duration::from_secs(600);
 struct Round {
     name: &'static str,
     what: &'static str,
-    /// For `memtier run`.
-    options: &'static str,
+    /// Subcommand and options.
+    verb: &'static str,
     /// Beginnings of names of the files that run; all without any.
     files: &'static [&'static str],
 }
 
-const ROUNDS: [Round; 2] = [
-    Round { name: "watching", what: "memtier watches and decides, and does not act", options: "", files: &[] },
-    Round { name: "moving", what: "memtier moves pages", options: "--act", files: &["lru", "watcher"] },
+const ROUNDS: [Round; 3] = [
+    Round {
+        name: "watching",
+        what: "`memtier run` watches each server and decides, and does not act",
+        verb: "run --set caches.period_ms=200 --set caches.warmup_s=0",
+        files: &[],
+    },
+    Round {
+        name: "acting",
+        what: "`memtier run --act`, in a hurry: it moves what little it sees a gain in",
+        verb: "run --act --set caches.period_ms=50 --set caches.warmup_s=0 --set caches.window_s=2 --set caches.hysteresis_permil=0 \
+               --set caches.least_gain_milli=1 --set caches.payback_s=3600",
+        files: &["lru", "watcher"],
+    },
+    Round {
+        name: "moving",
+        what: "`memtier slab-automove -a` as for a server with extstore, which keeps a pool: it moves pages all the time",
+        verb: "slab-automove -a -v -s 0 -w 2",
+        files: &["lru", "watcher"],
+    },
 ];
 
 /// Words of files that look at pages, or move them on their own: what they find when somebody else moves some tells nothing.
@@ -164,7 +181,7 @@ struct Place {
     logs: PathBuf,
     server: PathBuf,
     memtier: PathBuf,
-    options: &'static str,
+    verb: &'static str,
 }
 
 impl Place {
@@ -180,14 +197,14 @@ impl Place {
         let wrapper = dir.join(server);
         fs::write(&wrapper, WRAPPER)?;
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-        Ok(Self { server: source.join(server), dir, logs, memtier: memtier.to_owned(), options: round.options })
+        Ok(Self { server: source.join(server), dir, logs, memtier: memtier.to_owned(), verb: round.verb })
     }
 
     /// One file; what it says about its tests only if one fails.
     fn run(&self, file: &str, memtier: bool) -> Result<Went> {
         let began = Instant::now();
         let mut command = sh::command("prove", &[&format!("t/{file}")], &self.dir);
-        command.env("SUITE_SERVER", &self.server).env("SUITE_LOGS", &self.logs).env("SUITE_OPTIONS", self.options);
+        command.env("SUITE_SERVER", &self.server).env("SUITE_LOGS", &self.logs).env("SUITE_VERB", self.verb);
         command.env("SUITE_MEMTIER", if memtier { self.memtier.as_os_str() } else { "".as_ref() });
         let mut said = Vec::new();
         let ended = sh::follow(&mut command, CAP, Some(&mut |line| said.push(line.to_owned())))?;
@@ -217,12 +234,17 @@ impl Place {
         })
     }
 
-    /// At how many servers memtier was, in words.
+    /// At how many servers memtier was, and what it did there, in words.
     fn seen(&self) -> Result<String> {
         let servers = directories(&self.logs)?;
-        let log = |dir: &PathBuf| fs::read_to_string(dir.join("log")).unwrap_or_default();
-        let moves: usize = servers.iter().map(|dir| log(dir).matches("slabs reassign").count()).sum();
-        Ok(format!("memtier was at {} servers; {moves} pages moved", servers.len()))
+        let logs: Vec<String> = servers.iter().map(|dir| fs::read_to_string(dir.join("log")).unwrap_or_default()).collect();
+        let lines = |of: &[&str]| {
+            let ours = |line: &&str| of.iter().all(|word| line.contains(word));
+            logs.iter().map(|log| log.lines().filter(ours).count()).sum::<usize>()
+        };
+        let (advised, ordered) = (lines(&[" advice ", " move-slab-page "]), lines(&[" step ", " move-slab-page "]));
+        let moved = ordered + lines(&["move result: OK"]);
+        Ok(format!("memtier was at {} servers, advised {advised} moves of pages and made {moved}", servers.len()))
     }
 }
 

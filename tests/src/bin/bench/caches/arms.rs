@@ -93,7 +93,7 @@ pub struct Ground {
 impl Ground {
     pub fn start(memtier: &Path, arm: Arm, flash: bool) -> Result<Self, String> {
         let dir = memtier_tests::scratch();
-        let server = server(dir.path(), flash, arm == Arm::Core)?;
+        let server = server(dir.path(), flash, arm != Arm::Nobody)?;
         let socket = server.socket.as_path();
         let mover = match arm {
             Arm::Nobody | Arm::Core => Mover::None,
@@ -113,7 +113,7 @@ impl Ground {
     }
 }
 
-/// Without a mover of its own unless it is to have one.
+/// Its own mover is on unless there shall be none; who else moves pages switches it off.
 pub fn server(dir: &Path, flash: bool, automove: bool) -> Result<Memcached, String> {
     let file = format!("ext_path={}:{FLASH},ext_threads=1", dir.join("flash").display());
     let automove = format!("slab_automove={}", u8::from(automove));
