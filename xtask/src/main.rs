@@ -62,6 +62,9 @@ enum Verb {
     },
     /// memcached's own test suite, of Debian's source package, with memtier at each server that it starts
     MemcachedSuite {
+        /// This binary instead of one that is built now
+        #[arg(long)]
+        memtier: Option<PathBuf>,
         /// Only these files, by name
         files: Vec<String>,
     },
@@ -96,7 +99,7 @@ fn call(verb: Verb, root: &Path) -> anyhow::Result<()> {
         Verb::Test { layer, .. } => test::run(root, layer.as_deref()),
         Verb::Lint => lint::run(root),
         Verb::Bench { name, json } => bench::run(root, name.as_deref(), json),
-        Verb::MemcachedSuite { files } => memcached_suite::run(root, &files),
+        Verb::MemcachedSuite { memtier, files } => memcached_suite::run(root, memtier.as_deref(), &files),
         Verb::Vm(options) => vm::run(root, options),
         Verb::Bless => bless::run(root),
     }

@@ -14,7 +14,7 @@ use lanes::{BATCH, Lane, Tally, serve};
 use memtier_tests::interrupt::Interrupt;
 use memtier_tests::rows::{Goal, Row};
 use memtier_tests::vital;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use workload::{Phase, RATE, Request, Stream, WORKLOADS, Workload};
 
@@ -26,6 +26,8 @@ const FLASH: (&str, &str, Goal) = ("flash_reads_ratio", "times", Goal::Most(1.0)
 const COST: (&str, &str, Goal) = ("server_cpu_cost_percent", "%", Goal::Most(1.0));
 const EVENTS: (&str, &str, Goal) = ("eviction_events_per_s", "1/s", Goal::Least(200_000.0));
 
+/// A directory for what the daemons say of each workload.
+const LOGS: &str = "MEMTIER_BENCH_LOGS";
 /// Parts of the bench to run, in words: names of workloads, `cost`, `events`. All of them without it.
 const ONLY: &str = "MEMTIER_BENCH_CACHES";
 
@@ -132,6 +134,9 @@ impl Bench {
                 wrong: lane.wrong,
             })
         });
+        if let Some(logs) = std::env::var_os(LOGS) {
+            grounds.iter().try_for_each(|ground| ground.keep_log(Path::new(&logs), workload.name))?;
+        }
         let ran = Ran { workload, kept: kept.collect::<Result<_, String>>()?, rate };
         eprintln!(
             "{}: {}",

@@ -87,7 +87,7 @@ pub struct Ground {
     pub arm: Arm,
     mover: Mover,
     pub server: Memcached,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Ground {
@@ -100,7 +100,7 @@ impl Ground {
             Arm::Script => Mover::Script(Script::start(memtier, dir.path(), socket, flash)?),
             Arm::Memtier => Mover::Daemon(watch(memtier, dir.path(), socket, true, "")?),
         };
-        Ok(Self { arm, mover, server, _dir: dir })
+        Ok(Self { arm, mover, server, dir })
     }
 
     /// CPU seconds of the mover so far; the server's own is not told apart.
@@ -110,6 +110,12 @@ impl Ground {
             Mover::Script(Script(child)) => vital::of(child.id()).map(|v| v.user_s + v.system_s),
             Mover::Daemon(daemon) => daemon.cpu().map(|cpu| cpu.user_s + cpu.system_s),
         }
+    }
+
+    /// What the daemon said so far.
+    pub fn keep_log(&self, to: &Path, workload: &str) -> Result<(), String> {
+        let (Mover::Daemon(_), to) = (&self.mover, to.join(format!("{workload}.log"))) else { return Ok(()) };
+        std::fs::copy(self.dir.path().join("daemon.log"), &to).map(drop).map_err(|e| format!("{}: {e}", to.display()))
     }
 }
 
