@@ -16,7 +16,7 @@ use memtier_tests::rows::{Goal, Row};
 use memtier_tests::vital;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use workload::{Phase, RATE, Request, Stream, WORKLOADS, Workload};
+use workload::{Phase, Request, Stream, WORKLOADS, Workload};
 
 const STEADY: (&str, &str, Goal) = ("steady_requests_ratio", "times", Goal::Most(0.5));
 /// As `STEADY`; the goal is to be less than 1.
@@ -120,7 +120,7 @@ impl Bench {
             }
         }
         let seconds: u64 = workload.phases.iter().map(|phase| phase.seconds).sum();
-        let rate = (seconds * RATE) as f64 / began.elapsed().as_secs_f64();
+        let rate = (seconds * workload.rate) as f64 / began.elapsed().as_secs_f64();
         let arms = grounds.iter().zip(&load.lanes).zip(before.into_iter().zip(after));
         let kept = arms.map(|((ground, lane), (before, after))| {
             let (vital, stats) = (vital::of(ground.server.pid())?, stats(&ground.server)?);
@@ -192,11 +192,12 @@ impl Load {
 
     /// What is late is made up for.
     fn second(&mut self, phase: &Phase) -> Result<(), String> {
-        for _ in 0..RATE / BATCH {
+        let rate = self.workload.rate;
+        for _ in 0..rate / BATCH {
             if let Some(wait) = self.due.checked_duration_since(Instant::now()) {
                 std::thread::sleep(wait);
             }
-            self.due += Duration::from_secs(BATCH) / RATE as u32;
+            self.due += Duration::from_secs(BATCH) / rate as u32;
             self.once(phase)?;
         }
         Ok(())
@@ -229,7 +230,7 @@ impl Ran {
     fn told(&self, kept: &Kept) -> String {
         let Kept { arm: _, before, after, moved, server_s, mover_s, wrong } = kept;
         let (windows, for_good) = steady(after, self.best_end());
-        let steady = if for_good { format!("after {}", windows as u64 * RATE) } else { "never".into() };
+        let steady = if for_good { format!("after {}", windows as u64 * self.workload.rate) } else { "never".into() };
         let flash = if self.workload.flash {
             format!(", of flash reads {:.2} and {:.2} %", 100.0 * sum(before).flash_ratio(), 100.0 * sum(after).flash_ratio())
         } else {

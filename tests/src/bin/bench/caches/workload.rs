@@ -4,6 +4,8 @@ use memtier_tests::zipf::Zipf;
 
 /// Requests per second to each server. Movers work by the clock, so a request must have its time.
 pub const RATE: u64 = 20_000;
+/// Flash is read by one thread of a server, one item after another.
+const FLASH_RATE: u64 = 8_000;
 
 /// How the next key of a population is chosen.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +42,10 @@ pub struct Workload {
     pub name: &'static str,
     pub what: &'static str,
     pub seed: u64,
+    pub rate: u64,
     /// On a server with extstore.
     pub flash: bool,
-    /// Something changes after the first phase.
+    /// One of those whose shift is judged by misses.
     pub shifting: bool,
     pub populations: &'static [Population],
     /// Of the first phase, as fast as they are answered, so that memory is full.
@@ -60,6 +63,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "sizes",
         what: "items of 80 to 400 bytes give way to such of 1 to 3 kB: 95 % of requests, then 10 %",
         seed: 1,
+        rate: RATE,
         flash: false,
         shifting: true,
         populations: &[
@@ -73,6 +77,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "scan",
         what: "half small items, half large ones; for 20 s 40 % of requests are for items of 1 to 8 kB that are asked for once",
         seed: 2,
+        rate: RATE,
         flash: false,
         shifting: true,
         populations: &[
@@ -92,6 +97,7 @@ pub const WORKLOADS: &[Workload] = &[
         what: "half of requests are for sessions of 500 to 900 bytes: first 45,000 that last a minute, then new ones all the time \
                that are good for 3 s",
         seed: 3,
+        rate: RATE,
         flash: false,
         shifting: true,
         populations: &[
@@ -106,6 +112,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "zipf",
         what: "one mix of 80 bytes to 8 kB, Zipf, nothing changes",
         seed: 4,
+        rate: RATE,
         flash: false,
         shifting: false,
         populations: &[Population {
@@ -120,6 +127,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "uniform",
         what: "60,000 keys of 200 bytes to 5 kB, each as likely as the others, nothing changes",
         seed: 5,
+        rate: RATE,
         flash: false,
         shifting: false,
         populations: &[Population {
@@ -134,8 +142,9 @@ pub const WORKLOADS: &[Workload] = &[
         name: "flash-sizes",
         what: "with extstore: items of 80 to 400 bytes give way to such of 1 to 3 kB: 80 % of requests, then 20 %",
         seed: 6,
+        rate: FLASH_RATE,
         flash: true,
-        shifting: true,
+        shifting: false,
         populations: &[
             Population { law: Law::Zipf(400_000), bytes: SMALL, ttl: 0 },
             Population { law: Law::Zipf(80_000), bytes: LARGE, ttl: 0 },
@@ -147,6 +156,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "flash-zipf",
         what: "with extstore: one mix of 80 bytes to 8 kB, Zipf, nothing changes",
         seed: 7,
+        rate: FLASH_RATE,
         flash: true,
         shifting: false,
         populations: &[Population {
