@@ -263,7 +263,8 @@ proptest! {
         let (_, decisions, world) = run(seed, &scenario(vec![spec(pages, one)], 100), &config(false, 1));
         prop_assert_eq!(world.cache(0).expect("a server").moved, 0);
         let mut steps = decisions.iter().flat_map(|d| &d.plan).filter(|s| s.action.server().is_some());
-        prop_assert!(steps.all(|s| s.guards.contains(&Guard::DryRun) && !matches!(s.action, Action::SetMover { .. })));
+        let advice = steps.all(|s| s.guards.contains(&Guard::DryRun) && !matches!(s.action, Action::SetMover { .. }));
+        prop_assert!(advice, "a step that would be done");
     }
 
     /// The same stream gives the same decisions, from a checkpoint too.

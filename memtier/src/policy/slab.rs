@@ -346,7 +346,7 @@ fn to_the_pool(cache: &Cache, knobs: &Knobs, now: Time, sources: &[Giver]) -> Op
     let dead = || {
         // While nobody is short of memory, what sleeps may as well wake up again.
         cache.classes().find(|(_, class)| class.evicts(now, Span(window(knobs).0 * EVICTED)))?;
-        let earns_nothing = |source: &&Giver| source.price < knobs.least_gain_milli / BY_FAR;
+        let earns_nothing = |source: &&Giver| source.price < knobs.least_gain_milli;
         let source = sources.iter().filter(still).find(earns_nothing)?;
         Some(page(source, Reason::new(Rule::SlabFree).saw(Measure::SlabPages, pool, most, "caches.pool_permil")))
     };

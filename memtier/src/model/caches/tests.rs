@@ -1,3 +1,5 @@
+//! What the model makes of made-up streams.
+
 use super::*;
 use crate::vocab::{ClassEvictions, ClassLook, EvictedKey, FetchedKey, ServerLife};
 
