@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const DEADLINE: Duration = Duration::from_secs(90);
 /// Looks often, waits for little.
 const QUICK: [&str; 8] =
-    ["--set", "caches.period_ms=100", "--set", "caches.warmup_s=1", "--set", "caches.window_s=4", "--set", "caches.timeout_ms=500"];
+    ["--set", "caches.period_ms=100", "--set", "caches.warmup_s=1", "--set", "caches.window_s=8", "--set", "caches.timeout_ms=500"];
 
 #[track_caller]
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -120,7 +120,9 @@ fn shift(server: &Memcached, over: &AtomicBool) {
     let mut client = Client::new(server, 7);
     let (small, large) = (Zipf::new(60_000), Zipf::new(4000));
     while counter(server, "stats", "evictions") == 0 && !over.load(SeqCst) {
-        (0..20).for_each(|_| drop(client.hundred("small", &small, 500)));
+        for _ in 0..20 {
+            client.hundred("small", &small, 500);
+        }
     }
     while !over.load(SeqCst) {
         client.hundred("large", &large, 5000);
@@ -140,9 +142,9 @@ fn pages_follow_the_traffic_and_the_servers_own_mover_comes_back() {
     let (server, dir, over) = (need!(Memcached::start(24, &[])), scratch(), AtomicBool::new(false));
     assert_eq!(automove(&server), 1);
     std::thread::scope(|scope| {
+        let end = until_dropped(&over);
         scope.spawn(|| shift(&server, &over));
         let daemon = start(&memtier, &dir, &["--act", "--cache", &host(&server)], true);
-        let end = scopeguard(&over);
         let last = until("pages for the large items", || Some(view(&daemon)).filter(|view| large_pages(view) >= 12));
         assert_eq!(automove(&server), 0, "{last}");
         assert!(last["moves"].as_u64() >= Some(8), "{last}");
@@ -162,7 +164,7 @@ fn pages_follow_the_traffic_and_the_servers_own_mover_comes_back() {
 }
 
 /// Ends the traffic, also when an assertion fails.
-fn scopeguard(over: &AtomicBool) -> impl Drop {
+fn until_dropped(over: &AtomicBool) -> impl Drop {
     struct Guard<'a>(&'a AtomicBool);
     impl Drop for Guard<'_> {
         fn drop(&mut self) {
@@ -221,13 +223,16 @@ fn several_servers_and_one_that_is_started_anew() {
     until("its mover rests, too", || {
         let mut stream = UnixStream::connect(&socket).ok()?;
         stream.write_all(b"stats settings\r\n").ok()?;
-        let lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| line != "END");
-        lines.into_iter().any(|line| line == "STAT slab_automove 0").then_some(())
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| line != "END");
+        lines.any(|line| line == "STAT slab_automove 0").then_some(())
     });
     daemon.end().expect("it ends");
     two.kill().expect("ours");
     two.wait().expect("ours");
 }
+
+/// All servers of this file evict fifty items a look.
+static LOOKS: AtomicU64 = AtomicU64::new(0);
 
 /// A server of two classes, one of which evicts what comes back; `watch` is what it answers to `watch evictions`.
 fn healthy(line: &str, watch: &str) -> Act {
@@ -236,9 +241,13 @@ fn healthy(line: &str, watch: &str) -> Act {
                     STAT slab_reassign_running 0\nSTAT slabs_moved 0\nEND"
             .to_owned(),
         "stats settings" => "STAT slab_reassign yes\nSTAT slab_automove 0\nSTAT lru_segmented yes\nEND".to_owned(),
-        "stats items" => "STAT items:5:number 1000\nSTAT items:5:age 9\nSTAT items:5:evicted 7\nSTAT items:9:number 100\n\
-                          STAT items:9:age 1\nSTAT items:9:evicted 900\nEND"
-            .to_owned(),
+        "stats items" => {
+            let evicted = 900 + 50 * LOOKS.fetch_add(1, SeqCst);
+            format!(
+                "STAT items:5:number 1000\nSTAT items:5:age 9\nSTAT items:5:evicted 7\nSTAT items:9:number 10\nSTAT items:9:age 1\n\
+                 STAT items:9:evicted {evicted}\nEND"
+            )
+        }
         "stats slabs" => "STAT 5:chunk_size 240\nSTAT 5:chunks_per_page 100\nSTAT 5:total_pages 10\nSTAT 5:used_chunks 1000\n\
                           STAT 5:free_chunks 0\nSTAT 9:chunk_size 2400\nSTAT 9:chunks_per_page 10\nSTAT 9:total_pages 1\n\
                           STAT 9:used_chunks 10\nSTAT 9:free_chunks 0\nEND"

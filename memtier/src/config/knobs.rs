@@ -251,9 +251,9 @@ tables! {
         /// A page moves only if it earns more by this part, in thousandths, ...
         hysteresis_permil: u64 = 250, 0..=10000, "0";
         /// ... and makes up within this time for the items that are lost with it.
-        payback_s: u64 = 30, 1..=86400, "";
+        payback_s: u64 = 60, 1..=86400, "";
         /// A page must earn so many thousandths of a hit per second in its new class.
-        least_gain_milli: u64 = 1000, 1..=1000000000, "";
+        least_gain_milli: u64 = 50, 1..=1000000000, "";
         /// Pages that the pool shall hold for bursts, in thousandths of all pages, one at least; it takes only such as earn nothing.
         pool_permil: u64 = 10, 0..=1000, "0";
         /// Watch a server so long before its first page moves.

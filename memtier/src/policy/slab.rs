@@ -344,7 +344,9 @@ fn to_the_pool(cache: &Cache, knobs: &Knobs, now: Time, sources: &[Giver]) -> Op
     let shall = (cache.pages().saturating_mul(knobs.pool_permil) / 1000).max(u64::from(knobs.pool_permil > 0));
     let (pool, most) = (Quantity::count(cache.look.pool), Quantity::count(shall));
     let dead = || {
-        let earns_nothing = |source: &&Giver| source.price < knobs.least_gain_milli / BY_FAR;
+        // While nobody is short of memory, what sleeps may as well wake up again.
+        cache.classes().find(|(_, class)| class.evicts(now, Span(window(knobs).0 * EVICTED)))?;
+        let earns_nothing = |source: &&Giver| source.price < knobs.least_gain_milli;
         let source = sources.iter().filter(still).find(earns_nothing)?;
         Some(page(source, Reason::new(Rule::SlabFree).saw(Measure::SlabPages, pool, most, "caches.pool_permil")))
     };

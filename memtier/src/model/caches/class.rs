@@ -127,11 +127,12 @@ impl Class {
         }
     }
 
-    pub(super) fn came_back(&mut self, distance: u64, shift: u8) {
+    /// The key that left as the so-manieth, or that would now be the next to come, was there before.
+    pub(super) fn came_back(&mut self, order: u64, distance: u64, shift: u8) {
         if self.returns.len() == MAX_RETURNS {
             self.returns.pop_front();
         }
-        self.returns.push_back(Return { order: self.order, distance, weight: 1 << shift.min(32) });
+        self.returns.push_back(Return { order, distance, weight: 1 << shift.min(32) });
     }
 
     /// Chunks that its pages hold.
@@ -229,9 +230,12 @@ impl Class {
         if spare >= page {
             return Loss { milli: 0, once: 0, free: true };
         }
-        let hits = self.rate(&self.hits, now, window);
-        let per_page = wide(hits, payback.as_millis()) / 1_000_000 / self.now.pages.max(1);
-        let once = per_page.min(page.saturating_sub(self.now.free));
+        // Items that are asked for meanwhile, each missed once: cold ones seldom, and of the others maybe all.
+        let (hits, cold_hits) = (self.rate(&self.hits, now, window), self.rate(&self.cold_hits, now, window));
+        let (cold, cold_hits) = if part.segmented { (self.now.cold.min(self.now.items), cold_hits.min(hits)) } else { (0, 0) };
+        let parts = [(cold, cold_hits), (self.now.items - cold, hits - cold_hits)];
+        let asked = parts.map(|(items, hits)| items.min(wide(hits, payback.as_millis()) / 1_000_000));
+        let once = (asked.iter().sum::<u64>() / self.now.pages.max(1)).min(page.saturating_sub(self.now.free));
         Loss { milli: self.tail(now, window, part), once, free: false }
     }
 

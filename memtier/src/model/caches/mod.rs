@@ -175,7 +175,7 @@ impl Cache {
             let order = class.order().saturating_add(key.nth);
             let came_back = self.ghosts.evicted(key.hash, key.class, order, *shift);
             if let Some(before) = came_back {
-                class.came_back(order.saturating_sub(before), *shift);
+                class.came_back(order, order.saturating_sub(before), *shift);
             }
         }
         for told in classes {
@@ -202,8 +202,8 @@ impl Cache {
                 None => {
                     let Some((id, before)) = self.ghosts.missed(key.hash) else { continue };
                     if let Some(class) = self.classes.get_mut(&id) {
-                        let order = class.order().saturating_add(class.now.used);
-                        class.came_back(order.saturating_sub(before), *shift);
+                        let (order, stored) = (class.order(), class.order().saturating_add(class.now.used));
+                        class.came_back(order, stored.saturating_sub(before), *shift);
                     }
                 }
             }
