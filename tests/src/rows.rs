@@ -21,6 +21,31 @@ pub struct Row {
     /// What it was measured on or compared with.
     pub against: String,
     value: Result<Spread, String>,
+    series: Option<Series>,
+}
+
+/// How a figure went over time.
+#[derive(Clone, Debug)]
+struct Series {
+    points: Vec<f64>,
+    /// The top of the picture.
+    most: f64,
+}
+
+impl Series {
+    /// Most columns of a picture.
+    const WIDE: usize = 100;
+
+    /// A line of blocks, from nought to the most; each stands for so many points.
+    fn picture(&self) -> String {
+        const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+        let each = self.points.len().div_ceil(Self::WIDE).max(1);
+        let block = |some: &[f64]| {
+            let mean = some.iter().sum::<f64>() / some.len() as f64;
+            BLOCKS[((mean / self.most.max(f64::MIN_POSITIVE) * 8.0).ceil() as usize).min(8)]
+        };
+        self.points.chunks(each).map(block).collect()
+    }
 }
 
 /// Median of runs with the least and the most.
@@ -60,18 +85,23 @@ impl Row {
     #[must_use]
     pub fn new(metric: &'static str, unit: &'static str, goal: Goal, against: impl Into<String>, runs: &[f64]) -> Self {
         let value = Spread::of(runs).ok_or_else(|| "no run was completed".into());
-        Self { metric: metric.into(), unit, goal, against: against.into(), value }
+        Self { metric: metric.into(), unit, goal, against: against.into(), value, series: None }
     }
     /// The same with the 95 % confidence interval of the median in place of the range.
     #[must_use]
     pub fn confident(metric: &'static str, unit: &'static str, goal: Goal, against: impl Into<String>, runs: &[f64]) -> Self {
         let value = Spread::confident(runs).ok_or_else(|| "no run was completed".into());
-        Self { metric: metric.into(), unit, goal, against: against.into(), value }
+        Self { metric: metric.into(), unit, goal, against: against.into(), value, series: None }
     }
     /// A figure that cannot be had here.
     #[must_use]
     pub fn absent(metric: &'static str, unit: &'static str, goal: Goal, why: impl Into<String>) -> Self {
-        Self { metric: metric.into(), unit, goal, against: String::new(), value: Err(why.into()) }
+        Self { metric: metric.into(), unit, goal, against: String::new(), value: Err(why.into()), series: None }
+    }
+    /// How it went over time: numbers for programs, for people a picture whose top is `most`.
+    #[must_use]
+    pub fn over_time(self, points: &[f64], most: f64) -> Self {
+        Self { series: Some(Series { points: points.to_vec(), most }), ..self }
     }
     /// The same figure of one of several grounds: `suffix` tells its name from the others', `ground` says which it is.
     #[must_use]
@@ -93,7 +123,7 @@ impl Row {
     /// For programs.
     #[must_use]
     pub fn json(&self) -> String {
-        let Self { metric, unit, goal, against, value } = self;
+        let Self { metric, unit, goal, against, value, series } = self;
         let goal = (*goal != Goal::None).then(|| goal.to_string());
         let mut row = json!({"metric": metric, "unit": unit, "goal": goal, "against": against, "met": self.met(), "value": null});
         match value {
@@ -104,6 +134,9 @@ impl Row {
                 row["runs"] = json!(runs);
             }
             Err(why) => row["why"] = json!(why),
+        }
+        if let Some(Series { points, .. }) = series {
+            row["series"] = points.iter().map(|point| (point * 1e4).round() / 1e4).collect();
         }
         row.to_string()
     }
@@ -160,6 +193,9 @@ pub fn print(rows: &[Row], as_json: bool) {
             row.against
         );
         println!("{}", line.trim_end());
+        if let Some(series) = &row.series {
+            println!("{:wide$}  |{}| to {}", "", series.picture(), short(series.most));
+        }
     }
 }
 
@@ -189,6 +225,15 @@ mod tests {
         let row = |against| Row::new("recall", "", Goal::None, against, &[1.0]).of("_alone", "Linux 6.12");
         assert_eq!((row("16 pages").metric.as_ref(), row("16 pages").against.as_str()), ("recall_alone", "16 pages; Linux 6.12"));
         assert_eq!(row("").against, "Linux 6.12");
+    }
+
+    #[test]
+    fn what_goes_over_time_is_told_in_numbers_and_shown() {
+        let row = Row::new("misses", "%", Goal::None, "", &[25.0]).over_time(&[0.0, 0.123_456, 50.0, 100.0], 100.0);
+        assert_eq!(row.series.as_ref().expect("told").picture(), " ▁▄█");
+        assert!(row.json().contains(r#""series":[0.0,0.1235,50.0,100.0]"#), "{}", row.json());
+        let long = Row::new("misses", "%", Goal::None, "", &[25.0]).over_time(&[100.0; 150], 100.0);
+        assert_eq!(long.series.expect("told").picture(), "█".repeat(75));
     }
 
     #[test]

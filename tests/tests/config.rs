@@ -16,7 +16,7 @@ fn refused(text: &str, messages: &[&str]) {
 fn refusals_word_for_word() {
     const SCAN: &str = "period_ms, walk_permil_of_core, min_resident_mib, max_procs";
     const KEYS: &str = "pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier";
-    const TABLES: &str = "daemon, scan, heat, arm, budget, brake, autocold, slide, numa, tier, trace, target";
+    const TABLES: &str = "daemon, scan, heat, arm, budget, brake, autocold, slide, numa, tier, caches, trace, target, cache";
     let cases: &[(&str, &[&str])] = &[
         (
             "[scan]\nperod_ms = 1000\n",

@@ -2,9 +2,9 @@
 //!
 //! `MEMTIER_BLESS=1` rewrites the files under tests/fixtures/goldens; then the diff is the review.
 
-use memtier::config::{Config, Target};
-use memtier::sim::{Change, INCOMPRESSIBLE, NodeSpec, Pattern, ProcSpec, RegionSpec, Scenario, run};
-use memtier::vocab::{Bytes, Permil, PolicyId, Request, Source, Span};
+use memtier::config::{CacheRule, Config, Target};
+use memtier::sim::{CacheSpec, Change, INCOMPRESSIBLE, Load, NodeSpec, Pattern, ProcSpec, RegionSpec, Scenario, Traffic, run};
+use memtier::vocab::{Bytes, ClassId, Permil, PolicyId, Request, Source, Span};
 use std::fmt::Write as _;
 
 const MIB: u64 = 256; // pages
@@ -113,6 +113,27 @@ fn tier_acts() {
     let mut config = config(true, PolicyId::Autocold);
     config.tier.enabled = true;
     (config.tier.reserve_permil, config.tier.cold_s, config.tier.settle_s) = (150, 30, 30);
+    check(&s, &config);
+}
+
+/// Traffic that turns from small items to large ones, on a server of twelve pages.
+#[test]
+fn slab_marginal_acts() {
+    let load = |class, (from, until)| Load {
+        class: ClassId(class),
+        traffic: Traffic::Skewed,
+        keys: 1024,
+        per_s: 400,
+        ttl: None,
+        from,
+        until,
+    };
+    let loads = vec![load(1, (0, 20)), load(2, (20, 60))];
+    let mut s = Scenario::new("slab-marginal-acts", Span::from_secs(60)).at(50, Change::RestartCache(0));
+    s.caches = vec![CacheSpec { pages: 12, chunks: vec![64, 16], loads, mute: false }];
+    let mut config = Config::default();
+    config.daemon.act = true;
+    config.cache = vec![CacheRule { server: "simulated:0".into(), auth_file: None }];
     check(&s, &config);
 }
 

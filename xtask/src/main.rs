@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod demo;
 mod lint;
+mod memcached_suite;
 mod mutants;
 mod run;
 mod setup;
@@ -59,6 +60,14 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// memcached's own test suite, of Debian's source package, with memtier at each server that it starts
+    MemcachedSuite {
+        /// This binary instead of one that is built now
+        #[arg(long)]
+        memtier: Option<PathBuf>,
+        /// Only these files, by name
+        files: Vec<String>,
+    },
     /// Run a command as root in a throw-away QEMU guest: other kernels, several nodes, CPU-less memory. Its exit code is ours;
     /// 124 when its time was up, 125 when there was no guest. Works as cargo's target runner
     Vm(vm::Options),
@@ -90,6 +99,7 @@ fn call(verb: Verb, root: &Path) -> anyhow::Result<()> {
         Verb::Test { layer, .. } => test::run(root, layer.as_deref()),
         Verb::Lint => lint::run(root),
         Verb::Bench { name, json } => bench::run(root, name.as_deref(), json),
+        Verb::MemcachedSuite { memtier, files } => memcached_suite::run(root, memtier.as_deref(), &files),
         Verb::Vm(options) => vm::run(root, options),
         Verb::Bless => bless::run(root),
     }

@@ -144,7 +144,11 @@ impl<C: Calls> Work<'_, C> {
             Action::Arm { .. } if self.calls.has_page_idle() => (Means::MarkIdle, COLD_SLICE),
             Action::Arm { .. } | Action::Deactivate { .. } => (Means::Advise, COLD_SLICE),
             Action::PageOut { .. } => (Means::PageOut, PAGE_OUT_SLICE),
-            Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {
+            Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => {
                 return Err(Stop::Fault("placing by the hands", io::Error::from(io::ErrorKind::Unsupported)));
             }
         };

@@ -83,9 +83,12 @@ impl<D: Diary, C: Placing> Placer<D, C> {
             Action::Bind { proc: _, cpus } => Bind::new(calls, diary, reins, step).run(cpus, sum),
             Action::MovePages { proc: _, to, ranges } => Moves::new(calls, reins, step).run(*to, ranges, sum),
             Action::Migrate { proc: _, from, to } => migrate(calls, step, from, *to, sum),
-            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {
-                Err(Stop::Fault("placing", io::Error::from(io::ErrorKind::Unsupported)))
-            }
+            Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => Err(Stop::Fault("placing", io::Error::from(io::ErrorKind::Unsupported))),
         }
     }
 }

@@ -37,10 +37,13 @@ fn print(json: bool, args: &Args, out: &mut dyn Write) -> Ended {
     }
     let files = if args.files.is_empty() { vec![PathBuf::from(config::DEFAULT_PATH)] } else { args.files.clone() };
     let loaded = load(&sources(&files, &args.set)?)?;
-    let acts_on_nothing = loaded.config.daemon.act && !anything_selected(&loaded.config);
+    let acts_on_nothing = loaded.config.daemon.act && !anything_selected(&loaded.config) && loaded.config.cache.is_empty();
     if json {
-        let Loaded { config, origins, targets } = loaded;
-        serde_json::to_writer_pretty(&mut *out, &json!({"config": config, "origins": origins, "targets": targets}))?;
+        let Loaded { config, origins, targets, caches } = loaded;
+        serde_json::to_writer_pretty(
+            &mut *out,
+            &json!({"config": config, "origins": origins, "targets": targets, "caches": caches}),
+        )?;
         writeln!(out)?;
     } else {
         out.write_all(config::annotated(&loaded).as_bytes())?;

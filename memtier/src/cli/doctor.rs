@@ -86,6 +86,8 @@ const fn feeds(source: Source) -> &'static [Way] {
         "DAMON's regions of address spaces, where somebody has it watch any; those of physical memory name no process",
         &[Need::DamonEvents],
     )];
+    // Whether a server answers depends on the server, and `memtier caches` says it.
+    const CACHES: &[Way] = &[best("memcached servers of the [[cache]] rules, over their own protocol", &[])];
     match source {
         Source::Walker => WALKER,
         Source::Procs => PROCS,
@@ -97,6 +99,7 @@ const fn feeds(source: Source) -> &'static [Way] {
         Source::Psi => PSI,
         Source::Cgroup => CGROUP,
         Source::Damon => DAMON,
+        Source::Caches => CACHES,
     }
 }
 
@@ -121,7 +124,8 @@ const DEACTIVATE: (&str, &[Way]) = ("deactivate", &[best("process_madvise(MADV_C
 /// The hand that carries out what a policy proposes.
 const fn hand(policy: PolicyId) -> Option<(&'static str, &'static [Way])> {
     match policy {
-        PolicyId::Watch => None,
+        // A server moves its pages itself when it is told to.
+        PolicyId::Watch | PolicyId::SlabMarginal => None,
         PolicyId::Arm => Some(ARM),
         PolicyId::Slide | PolicyId::Autocold => Some(PAGE_OUT),
         PolicyId::Numa => Some(PLACE),

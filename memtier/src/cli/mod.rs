@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: decisions, and any way to act that the control socket does not offer too.
 
+pub mod caches;
 pub mod check;
 pub mod doctor;
 pub mod explain;
@@ -95,6 +96,7 @@ pub enum Command {
     Status(status::Args),
     Explain(explain::Args),
     Heat(heat::Args),
+    Caches(caches::Args),
     Record(record::Args),
     Replay(replay::Args),
     Export(export::Args),
@@ -278,6 +280,7 @@ fn dispatch(common: &Common, command: &Command) -> Ended {
         Command::Status(args) => status::run(common, args),
         Command::Explain(args) => explain::run(common, args),
         Command::Heat(args) => heat::run(common, args),
+        Command::Caches(args) => caches::run(common, args),
         Command::Record(args) => record::run(common, args),
         Command::Replay(args) => replay::run(common, args),
         Command::Export(args) => export::run(common, args),

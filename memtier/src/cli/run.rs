@@ -1,11 +1,12 @@
 //! `memtier run`: the daemon. Without options it only reads and advises.
 
 use super::{Common, Ended, Exit, Trouble, with_memory};
-use crate::config::Target;
+use crate::config::{CacheRule, Target};
 use crate::daemon::client::{Client, ClientError};
 use crate::daemon::setup::{Setup, SetupError};
 use crate::daemon::start::{Signals, Start, StartError};
 use crate::observe::bpf::Options;
+use crate::observe::memcached::Address;
 use crate::vocab::PolicyId;
 use clap::ValueEnum;
 use std::io::Write as _;
@@ -20,7 +21,7 @@ use tokio::sync::oneshot;
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Carry out what is advised; needs a selection
+    /// Carry out what is advised; needs a selection, or a --cache
     #[arg(long)]
     act: bool,
     /// Clear accessed bits of selected processes, so that idle ages are known; --act implies it
@@ -28,6 +29,12 @@ pub struct Args {
     arm: bool,
     #[command(flatten)]
     choice: Choice,
+    /// Look after this memcached server: HOST[:PORT], [IPV6]:PORT or the path of a unix socket. May be repeated
+    #[arg(long, value_name = "SERVER")]
+    cache: Vec<Address>,
+    /// Keep sampled keys of caches in the recording as they are, not only their hash
+    #[arg(long)]
+    keep_keys: bool,
     /// Record everything to this directory
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -133,7 +140,7 @@ impl ConfigArgs {
     pub fn setup(&self, flags: &[(&str, bool)], targets: Vec<Target>) -> Setup {
         let mut sets = self.set.clone();
         sets.extend(flags.iter().filter(|(_, on)| *on).map(|(knob, _)| format!("{knob} = true")));
-        Setup { path: self.config.clone(), sets, targets }
+        Setup { path: self.config.clone(), sets, targets, caches: Vec::new() }
     }
     /// The options that were given.
     pub fn given(&self) -> impl Iterator<Item = &'static str> {
@@ -156,13 +163,14 @@ impl EyeArgs {
 }
 
 pub fn run(common: &Common, args: &Args) -> Ended {
-    let Args { config, act, arm, choice, record, eyes } = args;
+    let Args { config, act, arm, choice, cache, keep_keys, record, eyes } = args;
     choice.pid.iter().try_for_each(|pid| with_memory(*pid))?;
-    let flags = [("daemon.act", *act), ("daemon.arm", *arm), ("daemon.all", choice.all)];
+    let flags = [("daemon.act", *act), ("daemon.arm", *arm), ("daemon.all", choice.all), ("caches.keep_keys", *keep_keys)];
+    let caches = cache.iter().map(|address| CacheRule { server: address.to_string(), auth_file: None }).collect();
     let start = Start {
         run_dir: common.run_dir(),
         role: "run",
-        setup: config.setup(&flags, choice.rules()),
+        setup: Setup { caches, ..config.setup(&flags, choice.rules()) },
         record: record.clone(),
         signals: Signals::Stop,
         eyes: eyes.options(),
@@ -208,7 +216,7 @@ pub fn trouble(error: StartError) -> Trouble {
             let next = error.next();
             let exit = match error {
                 SetupError::NothingSelected => Exit::Refused,
-                SetupError::Unreadable(_) | SetupError::Bad(_) => Exit::Usage,
+                SetupError::Unreadable(_) | SetupError::Bad(_) | SetupError::BadCache(_) => Exit::Usage,
             };
             Trouble::new(exit, error).next(next)
         }

@@ -77,6 +77,8 @@ macro_rules! tables {
             $(pub $table: $Table,)+
             /// Target rules, in order; the first match wins.
             pub target: Vec<super::Target>,
+            /// memcached servers.
+            pub cache: Vec<super::CacheRule>,
         }
     };
     (@value u64 $v:expr) => { Value::Number($v) };
@@ -221,6 +223,43 @@ tables! {
         cold_s: u64 = 60, 1..=86400, "";
         /// No page is moved between nodes again within this time.
         settle_s: u64 = 60, 0..=86400, "0";
+    }
+    /// memcached servers of the [[cache]] rules: how they are watched, and how slab-marginal moves their pages.
+    caches: Caches {
+        /// Off means that servers are watched, and no page of theirs is moved.
+        enabled: bool = true, 0..=1, "false";
+        /// Time between two looks at the counters of a server.
+        period_ms: u64 = 500, 50..=3600000, "";
+        /// A server that takes longer to accept or to answer is let go, and asked again with back-off.
+        timeout_ms: u64 = 1000, 10..=600000, "";
+        /// Longest wait between two attempts at a server that cannot be talked to.
+        retry_most_ms: u64 = 30000, 500..=3600000, "";
+        /// Read each server's record of evictions, which tells what comes back; otherwise its counters must do, and no class is known to gain.
+        watch_evictions: bool = true, 0..=1, "false";
+        /// Read a server's record of fetches for so long at a time, ...
+        fetchers_on_ms: u64 = 1000, 0..=60000, "0";
+        /// ... once in this time.
+        fetchers_every_s: u64 = 60, 1..=86400, "";
+        /// Keys of evictions and fetches that are remembered per second and server at most, a sample by their hash.
+        sampled_keys_per_s: u64 = 4000, 100..=100000, "";
+        /// Keep the sampled keys in recordings as they are, not only their hash.
+        keep_keys: bool = false, 0..=1, "false";
+        /// Pages moved per second and server at most; a server moves one at a time.
+        pages_per_s: u64 = 50, 0..=1000, "0";
+        /// What a page earns and costs is reckoned from this much of the past.
+        window_s: u64 = 16, 2..=3600, "";
+        /// A page moves only if it earns more by this part, in thousandths, ...
+        hysteresis_permil: u64 = 250, 0..=10000, "0";
+        /// ... and makes up within this time for the items that are lost with it.
+        payback_s: u64 = 60, 1..=86400, "";
+        /// A page must earn so many thousandths of a hit per second in its new class.
+        least_gain_milli: u64 = 50, 1..=1000000000, "";
+        /// Pages that the pool shall hold for bursts, in thousandths of all pages, one at least; it takes only such as earn nothing.
+        pool_permil: u64 = 10, 0..=1000, "0";
+        /// Watch a server so long before its first page moves.
+        warmup_s: u64 = 5, 0..=86400, "0";
+        /// No memory of a server's process is paged out for so long after a page of it moved.
+        settle_s: u64 = 10, 0..=86400, "0";
     }
     /// Recording.
     trace: Trace {

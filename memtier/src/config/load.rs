@@ -2,7 +2,7 @@
 //! wrong is reported at once, with the place and the way out.
 
 use super::target::{self, Kind, POLICIES};
-use super::{Config, KNOBS, Knob, TABLES, Target, Value};
+use super::{CacheRule, Config, KNOBS, Knob, TABLES, Target, Value, cache};
 use crate::vocab::PolicyId;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ pub struct Loaded {
     pub origins: BTreeMap<String, Origin>,
     /// One for each of `config.target`.
     pub targets: Vec<Origin>,
+    /// One for each of `config.cache`.
+    pub caches: Vec<Origin>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +50,7 @@ pub struct ConfigError {
 /// # Errors
 /// Every syntax error, unknown or ill-typed key, value out of range and contradictory rule of all sources.
 pub fn load(sources: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-    let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new(), targets: Vec::new() };
+    let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new(), targets: Vec::new(), caches: Vec::new() };
     let mut problems = Vec::new();
     for &(file, text) in sources {
         let mut source = Source { file, text, problems: Vec::new() };
@@ -103,13 +105,15 @@ impl Source<'_> {
             let at = name.span().start;
             if name.get_ref() == "target" {
                 self.targets(at, value, loaded);
+            } else if name.get_ref() == "cache" {
+                self.caches(at, value, loaded);
             } else if TABLES.iter().any(|(table, _)| table == name.get_ref()) {
                 match value.get_ref() {
                     DeValue::Table(entries) => self.table(name.get_ref(), entries, loaded),
                     other => self.problem(at, format!("{} must be a table, not {}", name.get_ref(), described(other))),
                 }
             } else {
-                let tables: Vec<_> = TABLES.iter().map(|(table, _)| *table).chain(["target"]).collect();
+                let tables: Vec<_> = TABLES.iter().map(|(table, _)| *table).chain(["target", "cache"]).collect();
                 let guess = nearest(name.get_ref(), &tables).map(|t| format!("[{t}]"));
                 self.problem(at, format!("unknown table [{}]{}", name.get_ref(), advice(guess, &tables)));
             }
@@ -142,13 +146,7 @@ impl Source<'_> {
     }
 
     fn targets(&mut self, at: usize, value: &Spanned<DeValue<'_>>, loaded: &mut Loaded) {
-        let rules = value.get_ref().as_array();
-        let tables =
-            rules.and_then(|r| r.iter().map(|r| Some((r.span().start, r.get_ref().as_table()?))).collect::<Option<Vec<_>>>());
-        let Some(tables) = tables else {
-            return self.problem(at, "target is a list of rules: write [[target]] above each".to_owned());
-        };
-        for (at, entries) in tables {
+        for (at, entries) in self.rules(at, "target", value) {
             let before = self.problems.len();
             let rule = self.target(entries);
             // A rule with an unreadable key is not judged further: what is missing may be what could not be read.
@@ -160,6 +158,47 @@ impl Source<'_> {
             loaded.config.target.push(rule);
             loaded.targets.push(self.origin(at));
         }
+    }
+
+    fn caches(&mut self, at: usize, value: &Spanned<DeValue<'_>>, loaded: &mut Loaded) {
+        for (at, entries) in self.rules(at, "cache", value) {
+            let before = self.problems.len();
+            let rule = self.cache(entries);
+            if self.problems.len() == before {
+                for fault in rule.faults(&loaded.config.cache) {
+                    self.problem(at, fault);
+                }
+            }
+            loaded.config.cache.push(rule);
+            loaded.caches.push(self.origin(at));
+        }
+    }
+
+    fn cache(&mut self, entries: &DeTable<'_>) -> CacheRule {
+        let mut rule = CacheRule::default();
+        for (key, value) in entries {
+            let at = key.span().start;
+            let Some(known) = cache::KEYS.iter().find(|k| k.name == key.get_ref()) else {
+                let allowed: Vec<_> = cache::KEYS.iter().map(|k| k.name).collect();
+                self.unknown(at, key.get_ref(), "[[cache]]", &allowed);
+                continue;
+            };
+            match value.get_ref() {
+                DeValue::String(text) => (known.set)(&mut rule, text.to_string()),
+                other => self.problem(at, format!("cache.{} must be a string, not {}", known.name, described(other))),
+            }
+        }
+        rule
+    }
+
+    /// The tables of a list of rules, and where each begins.
+    fn rules<'v>(&mut self, at: usize, name: &str, value: &'v Spanned<DeValue<'_>>) -> Vec<(usize, &'v DeTable<'v>)> {
+        let rules = value.get_ref().as_array();
+        let tables = rules.and_then(|r| r.iter().map(|r| Some((r.span().start, r.get_ref().as_table()?))).collect::<Option<_>>());
+        tables.unwrap_or_else(|| {
+            self.problem(at, format!("{name} is a list of rules: write [[{name}]] above each"));
+            Vec::new()
+        })
     }
 
     fn target(&mut self, entries: &DeTable<'_>) -> Target {

@@ -1,7 +1,7 @@
 //! `Config` back to text: the canonical form that a recording holds, and everything generated from the knob table.
 
 use super::target::{self, Kind};
-use super::{Config, KNOBS, Knob, Loaded, Origin, TABLES, Value};
+use super::{Config, KNOBS, Knob, Loaded, Origin, TABLES, Value, cache};
 use std::fmt::Write;
 
 const INFALLIBLE: &str = "writing to a String cannot fail";
@@ -9,17 +9,23 @@ const INFALLIBLE: &str = "writing to a String cannot fail";
 /// The whole configuration as TOML in one fixed form: every knob, in table order, then the targets.
 #[must_use]
 pub fn canonical(config: &Config) -> String {
-    render(config, |_| String::new(), |_| String::new())
+    render(config, |_| String::new(), |_| String::new(), |_| String::new())
 }
 
 /// The same with the origin of every value behind it; still TOML.
 #[must_use]
 pub fn annotated(loaded: &Loaded) -> String {
     let note = |origin: &Origin| format!(" # {origin}");
-    render(&loaded.config, |knob| note(loaded.origin(knob)), |i| loaded.targets.get(i).map_or_else(String::new, note))
+    let rule = |origins: &[Origin], i| origins.get(i).map_or_else(String::new, note);
+    render(&loaded.config, |knob| note(loaded.origin(knob)), |i| rule(&loaded.targets, i), |i| rule(&loaded.caches, i))
 }
 
-fn render(config: &Config, knob_note: impl Fn(&Knob) -> String, rule_note: impl Fn(usize) -> String) -> String {
+fn render(
+    config: &Config,
+    knob_note: impl Fn(&Knob) -> String,
+    rule_note: impl Fn(usize) -> String,
+    cache_note: impl Fn(usize) -> String,
+) -> String {
     let mut out = String::new();
     for (table, _) in TABLES {
         writeln!(out, "[{table}]").expect(INFALLIBLE);
@@ -30,6 +36,10 @@ fn render(config: &Config, knob_note: impl Fn(&Knob) -> String, rule_note: impl 
     for (i, rule) in config.target.iter().enumerate() {
         let rule = toml::to_string(rule).expect("a rule is a flat table of scalars");
         write!(out, "[[target]]{}\n{rule}", rule_note(i)).expect(INFALLIBLE);
+    }
+    for (i, rule) in config.cache.iter().enumerate() {
+        let rule = toml::to_string(rule).expect("a rule is a flat table of scalars");
+        write!(out, "[[cache]]{}\n{rule}", cache_note(i)).expect(INFALLIBLE);
     }
     out
 }
@@ -55,6 +65,10 @@ pub fn sample() -> String {
     out.push_str("\n# Target rules, in order; all conditions of a rule must hold and the first rule that matches decides.\n");
     out.push_str("#[[target]]\n");
     for key in target::KEYS {
+        writeln!(out, "# {}\n#{} = {}", key.meaning, key.name, key.example).expect(INFALLIBLE);
+    }
+    out.push_str("\n# memcached servers to look after, each once.\n#[[cache]]\n");
+    for key in cache::KEYS {
         writeln!(out, "# {}\n#{} = {}", key.meaning, key.name, key.example).expect(INFALLIBLE);
     }
     out
@@ -94,6 +108,15 @@ pub fn knobs_markdown() -> String {
             Kind::Policy(_) => target::POLICIES.map(|p| format!("\"{p}\"")).join(", "),
         };
         writeln!(out, "| `{}` | {takes} | {} |", key.name, key.meaning).expect(INFALLIBLE);
+    }
+    out.push_str(
+        "\n## [[cache]]\n\n\
+         memcached servers to look after, each once (docs/policies/slab-marginal.md); `--cache SERVER` is such a rule. Files of the\n\
+         drop-in directory append rules.\n\n\
+         | key | takes | meaning |\n|---|---|---|\n",
+    );
+    for key in cache::KEYS {
+        writeln!(out, "| `{}` | string | {} |", key.name, key.meaning).expect(INFALLIBLE);
     }
     out
 }

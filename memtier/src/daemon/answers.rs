@@ -7,7 +7,7 @@ use super::views::{
     AreaView, BudgetView, CellView, Done, HeatView, Mode, NodeView, NodesView, OwnView, Recorded, SightView, SourceView, Status,
     TargetView,
 };
-use super::{metrics, usage};
+use super::{caches_view as caches, metrics, usage};
 use crate::config::{self, Config};
 use crate::model::{HeatCell, IDLE_EDGES, NodeNow, ProcHeat, Sight};
 use crate::plan::{Explanation, Governor, Turn, WINDOW, explain, limits};
@@ -48,6 +48,7 @@ impl Live {
             },
             Query::Footprint => json(&self.footprint.lock().held()),
             Query::Facts => json(self.governor.facts()),
+            Query::Caches => json(&caches::view(&self.governor, boottime())),
             Query::Nodes => self.nodes(),
             Query::Config => json(&config::canonical(self.governor.config())),
             Query::Metrics => {

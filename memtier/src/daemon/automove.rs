@@ -216,7 +216,7 @@ impl<W: Write> Session<W> {
         let Some(footprint) = &mut self.footprint else { return Ok(None) };
         let [general, settings] = server.tables([Table::General, Table::Settings]).await?;
         let life = Sample::read(std::iter::empty(), general.iter()).life;
-        footprint.outlived(life)?;
+        footprint.outlived(&self.start.server.address.to_string(), life)?;
         // A server that does not tell has no mover.
         if let Some(present) = settings.get("slab_automove") {
             footprint.announce(&self.start.setting(life, What::Automove), Some(present), "0")?;

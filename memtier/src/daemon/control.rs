@@ -62,6 +62,7 @@ pub enum Query {
     },
     Footprint,
     Facts,
+    Caches,
     Nodes,
     Config,
     Metrics,
@@ -101,6 +102,7 @@ impl Query {
             | Self::Heat { .. }
             | Self::Footprint
             | Self::Facts
+            | Self::Caches
             | Self::Nodes
             | Self::Config
             | Self::Metrics => Right::Look,
@@ -123,6 +125,7 @@ impl Query {
             },
             ("GET", "/v1/footprint") => Self::Footprint,
             ("GET", "/v1/facts") => Self::Facts,
+            ("GET", "/v1/caches") => Self::Caches,
             ("GET", "/v1/nodes") => Self::Nodes,
             ("GET", "/v1/config") => Self::Config,
             ("GET", "/metrics") => Self::Metrics,

@@ -12,8 +12,10 @@ use crate::sys::slice::Slice;
 use crate::vocab::{Action, Amount, End, Event, Fault, Guard, Outcome, ProcKey, Span, Step, StepId, Time};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,9 @@ use tokio::runtime::Handle;
 
 /// Carries out one step; what it sees meanwhile goes to the second argument, before the outcome.
 pub type Hand = Box<dyn FnMut(&Step, &mut dyn FnMut(Event)) -> Outcome + Send>;
+
+/// As a hand, for servers: it waits for answers.
+pub type ServerHand = Arc<dyn Fn(Step) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync>;
 
 /// The right and the duty to say what became of a step.
 #[derive(Debug)]
@@ -75,12 +80,14 @@ type Revoked = Arc<Mutex<BTreeMap<ProcKey, Time>>>;
 const REVOKED_FOR: Span = Span::from_secs(120);
 
 /// One of each kind.
-pub struct Three {
+pub struct Crew {
     pub walker: Hand,
     pub hands: Hand,
     pub placer: Hand,
     /// Arming marks frames idle, which takes no lock of the target; else it is advice, which does.
     pub marks: bool,
+    /// Carries out one step about a server, each in a task of its own.
+    pub servers: ServerHand,
 }
 
 /// The hands, and what they still owe.
@@ -89,14 +96,20 @@ pub struct Dispatch {
     walker: mpsc::SyncSender<Job>,
     hands: mpsc::SyncSender<Job>,
     placer: mpsc::SyncSender<Job>,
+    servers: Servers,
     open: BTreeSet<StepId>,
     revoked: Revoked,
     stopping: Arc<AtomicBool>,
 }
 
+struct Servers {
+    hand: ServerHand,
+    runtime: Handle,
+}
+
 impl Dispatch {
-    pub fn new(three: Three, inlet: &Inlet, runtime: &Handle) -> io::Result<Self> {
-        let Three { walker, hands, placer, marks } = three;
+    pub fn new(crew: Crew, inlet: &Inlet, runtime: &Handle) -> io::Result<Self> {
+        let Crew { walker, hands, placer, marks, servers } = crew;
         let (stopping, revoked) = (Arc::new(AtomicBool::new(false)), Revoked::default());
         let start = |name: &str, hand| {
             let (to, from) = mpsc::sync_channel(QUEUE);
@@ -111,6 +124,7 @@ impl Dispatch {
             walker: start("memtier-walker", walker)?,
             hands: start("memtier-hands", hands)?,
             placer: start("memtier-placer", placer)?,
+            servers: Servers { hand: servers, runtime: runtime.clone() },
             open: BTreeSet::new(),
             revoked,
             stopping,
@@ -128,6 +142,10 @@ impl Dispatch {
             Action::Scan { .. } => &self.walker,
             Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => &self.hands,
             Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => &self.placer,
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } => {
+                let (hand, stopping) = (Arc::clone(&self.servers.hand), Arc::clone(&self.stopping));
+                return drop(self.servers.runtime.spawn(at_server(hand, Job { step, ticket }, stopping)));
+            }
         };
         match to.try_send(Job { step, ticket }) {
             Ok(()) => {}
@@ -166,6 +184,15 @@ impl Dispatch {
         let now = boottime();
         std::mem::take(&mut self.open).into_iter().map(|step| ended(step, now, died("not back when the daemon stopped"))).collect()
     }
+}
+
+async fn at_server(hand: ServerHand, Job { step, ticket }: Job, stopping: Arc<AtomicBool>) {
+    if stopping.load(Ordering::Relaxed) || boottime() > step.expires {
+        return ticket.end(End::Expired);
+    }
+    // When the hand panics, the ticket says so as it goes.
+    let outcome = hand(step).await;
+    ticket.settle(outcome);
 }
 
 fn work(
@@ -217,6 +244,7 @@ const fn slice_for(action: &Action, marks: bool) -> Slice {
         Action::Arm { .. } => Slice::Ordinary,
         Action::PageOut { .. } | Action::Deactivate { .. } => Slice::Ordinary,
         Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => Slice::Ordinary,
+        Action::MoveSlabPage { .. } | Action::SetMover { .. } => Slice::Ordinary,
     }
 }
 
@@ -224,9 +252,15 @@ fn told(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic")
 }
 
-impl std::fmt::Debug for Three {
+impl std::fmt::Debug for Crew {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Three").finish_non_exhaustive()
+        f.debug_struct("Crew").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Servers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Servers").finish_non_exhaustive()
     }
 }
 
@@ -257,8 +291,9 @@ mod tests {
         Box::new(|step, _| ended(step.id, Time::ZERO, End::Done))
     }
 
-    fn with(walker: Hand) -> Three {
-        Three { walker, hands: obeys(), placer: obeys(), marks: true }
+    fn with(walker: Hand) -> Crew {
+        let servers: ServerHand = Arc::new(|step| Box::pin(async move { ended(step.id, Time::ZERO, End::Done) }));
+        Crew { walker, hands: obeys(), placer: obeys(), marks: true, servers }
     }
 
     async fn outcomes(intake: &mut Intake, dispatch: &mut Dispatch, count: usize) -> Vec<Event> {

@@ -369,10 +369,26 @@ impl Footprint {
     }
 
     /// Forgets settings of earlier lives of a server, which ended with them.
-    pub fn outlived(&mut self, by: Option<ServerLife>) -> Result<(), FootprintError> {
-        let over = |held: &Held| matches!(&held.setting, Setting::Server(setting) if setting.life != by);
+    pub fn outlived(&mut self, server: &str, by: Option<ServerLife>) -> Result<(), FootprintError> {
+        let over =
+            |held: &Held| matches!(&held.setting, Setting::Server(setting) if setting.server == server && setting.life != by);
         let over: Vec<Setting> = self.kept.files.iter().filter(|held| over(held)).map(|held| held.setting.clone()).collect();
         over.into_iter().try_for_each(|setting| self.append(Entry::Released(setting)))
+    }
+
+    /// Puts back what is changed on servers, but for those that are meant.
+    pub fn restore_servers(
+        &mut self,
+        host: &mut impl Settings,
+        keep: impl Fn(&ServerSetting) -> bool,
+    ) -> Result<Vec<Undone>, FootprintError> {
+        let goes = |held: &Held| matches!(&held.setting, Setting::Server(setting) if !keep(setting));
+        let goes: Vec<Setting> = self.kept.files.iter().filter(|held| goes(held)).map(|held| held.setting.clone()).collect();
+        let mut told = Vec::new();
+        for setting in goes {
+            told.extend(self.put_back(host, setting)?);
+        }
+        Ok(told)
     }
 
     /// Puts one setting back; nothing to say when it is not held.

@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: what to do (plan/), and anything that waits: sources, hands and readers have threads of their own.
 
+use super::caches::Caches;
 use super::control::{Ask, Door};
 use super::dispatch::Dispatch;
 use super::footprint::{HostSettings, Shared};
@@ -56,6 +57,7 @@ const FEED: usize = 1024;
 
 /// What the loop steers besides the planner: who is looked at, how the hands go about it.
 pub struct Wiring {
+    pub caches: Caches,
     pub procs: observe::proc::Asks,
     /// What /proc says of the process that has this pid now.
     pub look: Box<dyn Fn(u32) -> Option<ProcSample> + Send>,
@@ -247,7 +249,8 @@ impl Live {
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
                 | Sample::Cgroup(_)
-                | Sample::Nodes(_),
+                | Sample::Nodes(_)
+                | Sample::Cache(_),
             )
             | Event::Facts(_)
             | Event::Config(_)
@@ -271,7 +274,9 @@ impl Live {
             | Action::Deactivate { .. }
             | Action::Bind { .. }
             | Action::MovePages { .. }
-            | Action::Migrate { .. } => {
+            | Action::Migrate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => {
                 self.log.say(outcome.ended, format!("{} {outcome}", outcome.ended));
                 self.used.note(self.governor.ledger().used().swap_written, outcome.ended);
             }
@@ -319,6 +324,7 @@ impl Live {
         self.wiring.hands.tune(&config.arm);
         self.door.group_acts.store(config.daemon.group_acts, Ordering::Relaxed);
         settings::apply(&mut self.footprint.lock(), &config);
+        self.wiring.caches.apply(&config);
     }
 
     /// Reads the configuration anew; the old one stays if anything is wrong with it. Says whether it is another one.

@@ -18,6 +18,8 @@ pub struct Tally {
     armed: Bytes,
     /// Moved between nodes.
     placed: Bytes,
+    /// Moved between classes of memcached servers.
+    slab_pages: u64,
 }
 
 impl Tally {
@@ -28,7 +30,8 @@ impl Tally {
             Action::PageOut { .. } => self.paged_out = self.paged_out.saturating_add(pages.bytes()),
             Action::Arm { .. } => self.armed = self.armed.saturating_add(pages.bytes()),
             Action::MovePages { .. } | Action::Migrate { .. } => self.placed = self.placed.saturating_add(pages.bytes()),
-            Action::Scan { .. } | Action::Deactivate { .. } | Action::Bind { .. } => {}
+            Action::MoveSlabPage { .. } => self.slab_pages = self.slab_pages.saturating_add(pages.0),
+            Action::Scan { .. } | Action::Deactivate { .. } | Action::Bind { .. } | Action::SetMover { .. } => {}
         }
     }
 }
@@ -75,6 +78,12 @@ pub fn render(governor: &Governor, tally: &Tally, own: &OwnView, recording: &Rec
     }
     page.one("paged_out_bytes_total", "counter", "Memory that went to swap by our steps, measured", tally.paged_out.0);
     page.one("placed_bytes_total", "counter", "Memory moved between nodes by our steps, measured", tally.placed.0);
+    page.one(
+        "slab_pages_moved_total",
+        "counter",
+        "Slab pages of memcached servers that our steps moved, measured",
+        tally.slab_pages,
+    );
     page.one("armed_bytes_total", "counter", "Mapped memory whose accessed bits were cleared", tally.armed.0);
     page.one(
         "recording",

@@ -4,6 +4,8 @@
 
 mod answers;
 pub mod automove;
+pub mod caches;
+mod caches_view;
 pub mod client;
 pub mod control;
 pub mod dispatch;

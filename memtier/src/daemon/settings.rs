@@ -5,6 +5,7 @@
 
 use super::footprint::{Footprint, FootprintError, HostSettings};
 use crate::config::Config;
+use crate::observe::memcached::Address;
 use std::path::{Path, PathBuf};
 
 /// `daemon.page_cluster` at or over this leaves the host's value.
@@ -26,6 +27,14 @@ pub fn apply(footprint: &mut Footprint, config: &Config) {
             Ok(None) => {}
             Err(error) => told(&error),
         }
+    }
+    // Whose pages are no longer moved has its own mover again.
+    let moved =
+        |server: &str| config.cache.iter().any(|rule| rule.server.parse::<Address>().is_ok_and(|a| a.to_string() == server));
+    let acts = config.daemon.act && config.caches.enabled;
+    match footprint.restore_servers(&mut HostSettings, |setting| acts && moved(&setting.server)) {
+        Ok(undone) => undone.iter().for_each(|undone| tracing::info!(%undone, "setting")),
+        Err(error) => told(&error),
     }
     for (path, value) in &wanted {
         match footprint.change(&mut HostSettings, path, value) {

@@ -2,8 +2,9 @@
 //!
 //! `heat` and `record` bring the same loop up inside their own process where no daemon runs: same lock, same socket.
 
+use super::caches::Caches;
 use super::control::{self, Ask, Door, Query, SOCKET};
-use super::dispatch::{Dispatch, Three};
+use super::dispatch::{Crew, Dispatch};
 use super::footprint::{Footprint, FootprintError, HostSettings, Shared};
 use super::ingest::{Inlet, Intake};
 use super::live::{Live, Parts, Wiring};
@@ -29,6 +30,7 @@ use crate::trace::TraceError;
 use crate::vocab::{Event, HostFacts, KernelEvent, Need, Source};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,8 +103,8 @@ impl Start {
         let used = usage::Ledger::open(&run_dir, boottime());
         let intake = Intake::new();
         let footprint = Shared::new(footprint);
-        let (facts, wiring, dispatch) =
-            limbs(&loaded.config, eyes, &footprint, &intake.inlet(), runtime.handle()).map_err(io("starting the hands"))?;
+        let (facts, wiring, dispatch) = limbs(&loaded.config, eyes, &footprint, &run_dir, &intake.inlet(), runtime.handle())
+            .map_err(io("starting the hands"))?;
         let log = Log::new(log).map_err(io("starting the decision log"))?;
         let facts = HostFacts { swap_written_today: used.today(), ..facts };
         warn_of_vain_rules(&loaded.config, &facts);
@@ -179,6 +181,7 @@ fn limbs(
     config: &Config,
     mut eyes: Eyes,
     footprint: &Shared,
+    run_dir: &Path,
     inlet: &Inlet,
     runtime: &Handle,
 ) -> io::Result<(HostFacts, Wiring, Dispatch)> {
@@ -207,20 +210,27 @@ fn limbs(
     }
     let mut hands = Hands::new(&config.arm);
     let mut placer = Placer::new(footprint.clone(), hands.reins());
+    let caches = Caches::new(inlet, runtime, footprint, run_dir);
+    let servers = caches.clone();
     let wiring = Wiring {
+        caches,
         procs: asks,
         look: Box::new(move |pid| proc::sample(&root, hierarchy.as_ref().ok(), pid).ok()),
         cgroups,
         hands: hands.reins(),
         bpf_run: Box::new(move || costs.run_time()),
     };
-    let three = Three {
+    let crew = Crew {
         walker,
         hands: Box::new(move |step, _| hands.apply(step)),
         placer: Box::new(move |step, _| placer.apply(step)),
         marks: facts.has(Need::PageIdle).is_ok(),
+        servers: Arc::new(move |step| {
+            let servers = servers.clone();
+            Box::pin(async move { servers.carry_out(&step).await })
+        }),
     };
-    Ok((facts, wiring, Dispatch::new(three, inlet, runtime)?))
+    Ok((facts, wiring, Dispatch::new(crew, inlet, runtime)?))
 }
 
 /// A rule that matches nothing is mostly a slip of the pen; `memtier status` goes on saying it.

@@ -122,6 +122,76 @@ pub struct OwnView {
     pub steps_open: u64,
 }
 
+/// GET /v1/caches
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CachesView {
+    pub servers: Vec<CacheView>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CacheView {
+    /// Its place among the `[[cache]]` rules.
+    pub id: u16,
+    pub server: String,
+    pub version: String,
+    pub pid: Option<u32>,
+    /// Why it cannot be talked to, while that is so.
+    pub blind: Option<String>,
+    /// Streams that it lacks, and its words.
+    pub lacks: Vec<String>,
+    pub policy: String,
+    pub acts: bool,
+    /// Pages of all classes, and of none.
+    pub pages: u64,
+    pub pool: u64,
+    /// Pages moved by memtier and seen to be.
+    pub moves: u64,
+    pub moving: Option<MoveView>,
+    /// Records of its streams that were read, and that are known to be lost.
+    pub events: u64,
+    pub lost: u64,
+    /// Why no page moves right now.
+    pub held: Option<String>,
+    pub classes: Vec<ClassView>,
+    /// Its last steps, latest last.
+    pub log: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveView {
+    /// 0 is the pool.
+    pub from: u8,
+    pub to: u8,
+}
+
+/// Shares are thousandths of the sum over all classes; of the age, of that of the oldest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassView {
+    pub class: u8,
+    pub chunk_size: u64,
+    pub pages: u64,
+    pub pages_permil: u64,
+    pub items: u64,
+    pub items_permil: u64,
+    pub free_chunks: u64,
+    pub age_s: u64,
+    pub age_permil: u64,
+    pub evictions_per_s: u64,
+    pub evictions_permil: u64,
+    pub hits_per_s: u64,
+    pub sets_per_s: u64,
+    /// Hits per second, in thousandths, that a page less costs and a page more earns.
+    pub loss_milli: u64,
+    pub gain_milli: u64,
+    /// How much was told of what it would earn.
+    pub confidence_permil: u64,
+    /// Of its hits, how many half of it would have had; none where fetches told too little.
+    pub near_permil: Option<u64>,
+    /// Pages that it got and gave by memtier.
+    pub got: u64,
+    pub gave: u64,
+}
+
 /// GET /v1/nodes
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodesView {

@@ -119,6 +119,7 @@ const fn sample_source(sample: &Sample) -> Source {
         Sample::Sched(_) => Source::Sched,
         Sample::Reclaim(_) => Source::Reclaim,
         Sample::Cgroup(_) => Source::Cgroup,
+        Sample::Cache(_) => Source::Caches,
     }
 }
 

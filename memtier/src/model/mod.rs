@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: decisions, thresholds of policies, I/O.
 
+pub mod caches;
 pub mod heat;
 
 mod capped;
@@ -14,6 +15,7 @@ mod sched;
 pub(crate) mod series;
 mod swap;
 
+pub use caches::{Cache, Caches};
 pub use freshness::{Freshness, Sight, kernel_source};
 pub use heat::{Cold, DueBlock, Heat, HeatCell, IDLE_EDGES, IdleHistogram, ProcHeat};
 pub use nodes::{Held, Lying, NodeNow, Nodes};
@@ -40,6 +42,8 @@ pub struct Models {
     pub reclaim: Reclaim,
     #[serde(default)]
     pub nodes: Nodes,
+    #[serde(default)]
+    pub caches: Caches,
 }
 
 /// How full a model is.
@@ -53,7 +57,7 @@ pub struct Fill {
 
 impl Models {
     pub fn fold(&mut self, stamped: &Stamped, config: &Config) {
-        let Self { heat, procs, sched, swap, pressure, freshness, reclaim, nodes } = self;
+        let Self { heat, procs, sched, swap, pressure, freshness, reclaim, nodes, caches } = self;
         heat.fold(stamped, config, sched);
         procs.fold(stamped);
         sched.fold(stamped);
@@ -62,6 +66,7 @@ impl Models {
         freshness.fold(stamped);
         reclaim.fold(stamped);
         nodes.fold(stamped, heat);
+        caches.fold(stamped, config);
     }
 
     /// What a step that moved pages between nodes did.
@@ -70,8 +75,14 @@ impl Models {
             Action::MovePages { proc, to, ranges } => self.nodes.moved(*proc, *to, ranges, outcome, self.heat.get(*proc)),
             // From where in the address space, the next walk tells.
             Action::Migrate { to, .. } => self.nodes.came(outcome.ended, *to, outcome.done.pages),
-            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } | Action::Bind { .. } => {
-            }
+            // The look that follows tells.
+            Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. } => {}
         }
     }
 
@@ -98,8 +109,8 @@ impl Models {
 
     /// Size of each model, and what it dropped.
     #[must_use]
-    pub fn fill(&self) -> [Fill; 7] {
-        let Self { heat, procs, sched, swap, pressure, freshness: _, reclaim, nodes } = self;
+    pub fn fill(&self) -> [Fill; 8] {
+        let Self { heat, procs, sched, swap, pressure, freshness: _, reclaim, nodes, caches } = self;
         let fill = |model, bytes, evicted| Fill { model, bytes, evicted };
         [
             fill("heat", heat.bytes(), heat.evicted()),
@@ -109,6 +120,7 @@ impl Models {
             fill("pressure", pressure.bytes(), pressure.evicted()),
             fill("reclaim", reclaim.bytes(), reclaim.evicted()),
             fill("nodes", nodes.bytes(), nodes.evicted()),
+            fill("caches", caches.bytes(), caches.evicted()),
         ]
     }
     /// Memory of all models.
@@ -291,7 +303,7 @@ mod tests {
         }
         let fill = models.fill();
         assert!(models.bytes() <= Bytes::from_mib(25), "{fill:?}");
-        assert!(fill.iter().all(|f| ["heat", "nodes"].contains(&f.model) || f.evicted > 0), "{fill:?}");
+        assert!(fill.iter().all(|f| ["heat", "nodes", "caches"].contains(&f.model) || f.evicted > 0), "{fill:?}");
     }
 
     #[test]

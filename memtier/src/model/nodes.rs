@@ -261,7 +261,8 @@ impl Nodes {
                 | Sample::Pressure(_)
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
-                | Sample::Cgroup(_),
+                | Sample::Cgroup(_)
+                | Sample::Cache(_),
             )
             | Event::Config(_)
             | Event::Lost { .. }

@@ -68,7 +68,8 @@ impl Procs {
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
                 | Sample::Cgroup(_)
-                | Sample::Nodes(_),
+                | Sample::Nodes(_)
+                | Sample::Cache(_),
             )
             | Event::Facts(_)
             | Event::Config(_)

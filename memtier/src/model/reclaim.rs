@@ -87,7 +87,13 @@ impl Reclaim {
                 | KernelEvent::Region { .. },
             )
             | Event::Sample(
-                Sample::Proc(_) | Sample::Maps(_) | Sample::Pages(_) | Sample::Pressure(_) | Sample::Sched(_) | Sample::Nodes(_),
+                Sample::Proc(_)
+                | Sample::Maps(_)
+                | Sample::Pages(_)
+                | Sample::Pressure(_)
+                | Sample::Sched(_)
+                | Sample::Nodes(_)
+                | Sample::Cache(_),
             )
             | Event::Facts(_)
             | Event::Config(_)

@@ -126,7 +126,8 @@ impl Sched {
                 | Sample::Pressure(_)
                 | Sample::Reclaim(_)
                 | Sample::Cgroup(_)
-                | Sample::Nodes(_),
+                | Sample::Nodes(_)
+                | Sample::Cache(_),
             )
             | Event::Config(_)
             | Event::Lost { .. }

@@ -58,7 +58,8 @@ impl Swap {
                 | Sample::Pressure(_)
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
-                | Sample::Nodes(_),
+                | Sample::Nodes(_)
+                | Sample::Cache(_),
             )
             | Event::Kernel(_)
             | Event::Facts(_)

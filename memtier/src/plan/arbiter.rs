@@ -5,17 +5,19 @@ use super::Flight;
 use super::calls::{BIND_CALLS, calls};
 use super::ledger::{WINDOW, limits};
 use super::targets::Selection;
-use crate::model::{NodeNow, ProcHeat};
+use crate::model::{NodeNow, ProcHeat, Sight};
 use crate::policy::{Proposal, Spacing, View, slow_end};
 use crate::vocab::{
     Action, BLOCK_BYTES, Bytes, Charge, Guard, Hold, Measure, NodeId, Pages, Permil, PolicyId, ProcKey, Quantity, Reason, Rule,
-    Span, Step, StepId,
+    ServerId, Span, Step, StepId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Advice stands on a walk no older than this many scan periods.
 pub const STALE_SCANS: u64 = 3;
+/// A look at a server is never older than this when it is acted on, or than so many periods.
+const LEAST_LOOK: Span = Span::from_secs(2);
 
 pub struct Verdict {
     pub plan: Vec<Step>,
@@ -48,10 +50,11 @@ pub fn arbitrate(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, number: 
     let mut room = Room::new(view, in_flight);
     proposals.sort_by_key(|p| (p.class, Reverse(p.gain), p.by, p.action.proc()));
     for proposal in proposals {
-        let (by, proc) = (proposal.by, proposal.action.proc());
+        let (by, proc, subject) = (proposal.by, proposal.action.proc(), proposal.action.subject());
         let step = stale(view, &proposal)
             .map_or(Ok(()), Err)
             .and_then(|()| busy(in_flight, &proposal).map_or(Ok(()), Err))
+            .and_then(|()| unsettled(view, &proposal).map_or(Ok(()), Err))
             .and_then(|()| if taken.contains(&proc) { Err(Reason::new(Rule::SubjectTaken)) } else { room.fit(view, proposal) });
         match step {
             Ok(fitted) => {
@@ -60,7 +63,7 @@ pub fn arbitrate(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, number: 
                 let id = StepId { decision: number, index: verdict.plan.len() as u32 };
                 verdict.plan.push(emit(view, id, fitted));
             }
-            Err(reason) => verdict.holds.push(View::hold(by, proc, reason)),
+            Err(reason) => verdict.holds.push(Hold { subject, by, reason }),
         }
     }
     verdict
@@ -68,10 +71,13 @@ pub fn arbitrate(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, number: 
 
 fn emit(view: &View<'_>, id: StepId, proposal: Proposal) -> Step {
     let Proposal { action, by, class: _, gain: _, charge, lifetime, reason } = proposal;
-    let mut guards = vec![Guard::Alive(action.proc())];
+    let mut guards = match action.server() {
+        Some(server) => vec![Guard::SameLife { server, life: view.models.caches.get(server).and_then(|c| c.server.life) }],
+        None => vec![Guard::Alive(action.proc())],
+    };
     let calm = Guard::Calm { most_avg10: u32::try_from(view.config.brake.memory_some_centipercent).unwrap_or(u32::MAX) };
     match action {
-        Action::Scan { .. } => {}
+        Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => {}
         Action::Arm { .. } | Action::Deactivate { .. } => guards.push(calm),
         Action::PageOut { .. } => guards.extend([calm, Guard::SwapFree { least: Permil(view.config.budget.swap_free_permil) }]),
         Action::Bind { .. } => {}
@@ -86,6 +92,7 @@ fn emit(view: &View<'_>, id: StepId, proposal: Proposal) -> Step {
 fn stale(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
     let proc = match proposal.action {
         Action::Scan { .. } => return None,
+        Action::MoveSlabPage { server, .. } | Action::SetMover { server, .. } => return stale_look(view, server),
         Action::Arm { proc, .. }
         | Action::PageOut { proc, .. }
         | Action::Deactivate { proc, .. }
@@ -110,7 +117,40 @@ fn stale(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
     })
 }
 
-/// One walk, one arming, one taking and one placing of a process at a time.
+/// Steps about a server need a recent look at it.
+fn stale_look(view: &View<'_>, server: ServerId) -> Option<Reason> {
+    let cache = view.models.caches.get(server).filter(|cache| matches!(cache.sight, Sight::Seeing { .. }));
+    let Some(looked) = cache.and_then(|cache| cache.looked) else {
+        return Some(Reason::new(Rule::Stale).note("the server is not seen"));
+    };
+    let bound = Span::from_millis(view.config.caches.period_ms.saturating_mul(STALE_SCANS)).max(LEAST_LOOK);
+    let age = view.now.since(looked);
+    (age > bound).then(|| Reason::new(Rule::Stale).saw(Measure::SourceAge, age, bound, "caches.period_ms"))
+}
+
+/// Memory that slab pages just came from or went to looks idle, and is not.
+fn unsettled(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
+    let proc = match proposal.action {
+        Action::PageOut { proc, .. } | Action::Deactivate { proc, .. } => proc,
+        Action::Scan { .. }
+        | Action::Arm { .. }
+        | Action::Bind { .. }
+        | Action::MovePages { .. }
+        | Action::Migrate { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. } => return None,
+    };
+    let (since, settle) = (view.now.since(view.ledger.slab_moved(proc)?), Span::from_secs(view.config.caches.settle_s));
+    (since < settle).then(|| {
+        Reason::new(Rule::Settling)
+            .saw(Measure::SinceLastMove, since, settle, "caches.settle_s")
+            .flips_at(since.as_secs())
+            .note("a slab page of it moved")
+    })
+}
+
+/// One walk, one arming, one taking and one placing of a process at a time; and one page of a server, while none of its memory
+/// is taken.
 fn busy(in_flight: &BTreeMap<StepId, Flight>, proposal: &Proposal) -> Option<Reason> {
     const fn hand(action: &Action) -> u8 {
         match action {
@@ -118,9 +158,11 @@ fn busy(in_flight: &BTreeMap<StepId, Flight>, proposal: &Proposal) -> Option<Rea
             Action::Arm { .. } => 1,
             Action::PageOut { .. } | Action::Deactivate { .. } => 2,
             Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => 3,
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } => 4,
         }
     }
-    let same = |step: &&Step| step.action.proc() == proposal.action.proc() && hand(&step.action) == hand(&proposal.action);
+    let apart = |one: u8, other: u8| one == other || (one.min(other), one.max(other)) == (2, 4);
+    let same = |step: &&Step| step.action.proc() == proposal.action.proc() && apart(hand(&step.action), hand(&proposal.action));
     in_flight
         .values()
         .map(|flight| &flight.step)
@@ -149,7 +191,8 @@ impl Room {
     /// Cuts the proposal to what is left; the limit that leaves nothing is the refusal.
     fn fit(&self, view: &View<'_>, mut proposal: Proposal) -> Result<Proposal, Reason> {
         let caps = match proposal.action {
-            Action::Scan { .. } => return Ok(proposal),
+            Action::Scan { .. } | Action::SetMover { .. } => return Ok(proposal),
+            Action::MoveSlabPage { server, .. } => return slab_pages(view, server).map_or(Ok(proposal), Err),
             Action::Arm { .. } => vec![self.armed(view)],
             Action::Bind { .. } => Vec::new(),
             Action::MovePages { proc, to, .. } | Action::Migrate { proc, to, .. } => {
@@ -325,6 +368,16 @@ impl Room {
     }
 }
 
+/// A page too many for the window. A server has one step a turn.
+fn slab_pages(view: &View<'_>, server: ServerId) -> Option<Reason> {
+    let (asked, limit) = (view.ledger.pages_asked(server), view.config.caches.pages_per_s.saturating_mul(WINDOW.as_secs()));
+    (asked >= limit).then(|| {
+        Reason::new(Rule::BudgetSpent)
+            .saw(Measure::SlabMovedInWindow, Quantity::count(asked + 1), Quantity::count(limit), "caches.pages_per_s")
+            .flips_at((asked + 1).div_ceil(WINDOW.as_secs()))
+    })
+}
+
 /// What stays free on a node.
 fn node_reserve(view: &View<'_>, node: NodeId) -> Bytes {
     let total = view.models.nodes.get(node).map_or(Bytes::ZERO, |now| now.total);
@@ -356,7 +409,9 @@ fn bind_calls(view: &View<'_>, action: &Action) -> u64 {
         | Action::PageOut { .. }
         | Action::Deactivate { .. }
         | Action::MovePages { .. }
-        | Action::Migrate { .. } => 0,
+        | Action::Migrate { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. } => 0,
     }
 }
 
@@ -370,7 +425,11 @@ fn rate(left: Bytes, limit: Bytes, measure: Measure, knob: &'static str) -> Cap 
 /// Keeps the first pages. A range is only cut where a block ends, so that no huge leaf is split.
 fn cut(action: &mut Action, most: Pages) {
     let ranges = match action {
-        Action::Scan { .. } | Action::Bind { .. } | Action::Migrate { .. } => return,
+        Action::Scan { .. }
+        | Action::Bind { .. }
+        | Action::Migrate { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. } => return,
         Action::Arm { ranges, .. }
         | Action::PageOut { ranges, .. }
         | Action::Deactivate { ranges, .. }

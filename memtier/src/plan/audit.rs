@@ -1,7 +1,7 @@
 //! A second opinion on each step, written from the rules and not from the arbiter: it shares no code with it. What it
 //! vetoes becomes a hold, and is a defect of the first opinion to be reported.
 
-use super::{Flight, Selection, anything_selected};
+use super::{Flight, Selection, anything_selected, audit_caches};
 use crate::policy::View;
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, CpuId, Guard, Leaf, NodeId, PAGE_BYTES, Pages, PolicyId, PressureKind, ProcKey,
@@ -22,9 +22,16 @@ pub fn audit(
 ) -> Result<(), String> {
     let proc = step.action.proc();
     ensure(passed.iter().all(|p| p.action.proc() != proc), "a second step for the process in one turn")?;
-    ensure(step.guards.contains(&Guard::Alive(proc)), "the guard against a reused pid is missing")?;
     let wait = step.expires.since(view.now);
     ensure(wait > Span::ZERO && wait <= LONGEST, "it expires at once or never")?;
+    if let Some(server) = step.action.server() {
+        ensure(!paused, "memtier is paused")?;
+        return audit_caches::audit(view, in_flight, passed, step, server);
+    }
+    ensure(step.guards.contains(&Guard::Alive(proc)), "the guard against a reused pid is missing")?;
+    let of_a_page = |p: &Step| p.action.server().is_some() && p.action.proc() == proc;
+    let takes_memory = matches!(step.action, Action::PageOut { .. } | Action::Deactivate { .. });
+    ensure(!takes_memory || !in_flight.values().any(|f| of_a_page(&f.step)), "a slab page of the process is on its way")?;
     match &step.action {
         Action::Scan { .. } => scan(view, in_flight, proc),
         Action::Arm { ranges, .. } => {
@@ -66,6 +73,7 @@ pub fn audit(
             ensure(step.charge.moved > Bytes::ZERO, "it is charged for another amount")?;
             moves(view, in_flight, passed, step, *to)
         }
+        Action::MoveSlabPage { .. } | Action::SetMover { .. } => Err("it names no server".to_owned()),
     }
 }
 
@@ -186,7 +194,7 @@ fn placeable(view: &View<'_>, step: &Step) -> Result<(), String> {
     let enabled = match step.by {
         PolicyId::Numa => config.numa.enabled,
         PolicyId::Tier => config.tier.enabled && matches!(step.action, Action::MovePages { .. }),
-        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold => false,
+        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::SlabMarginal => false,
     };
     ensure(enabled, "its policy places nobody")
 }
@@ -214,7 +222,7 @@ fn crosses_once(view: &View<'_>, step: &Step, to: NodeId, ranges: &[AddrRange]) 
     let Some(crossed) = view.ledger.crossed(step.action.proc()) else { return Ok(()) };
     let (settle, knob) = match step.by {
         PolicyId::Tier => (view.config.tier.settle_s, "tier.settle_s"),
-        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa => {
+        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa | PolicyId::SlabMarginal => {
             (view.config.numa.settle_s, "numa.settle_s")
         }
     };
@@ -268,7 +276,13 @@ fn moves(view: &View<'_>, in_flight: &BTreeMap<StepId, Flight>, passed: &[Step],
 const fn target(action: &Action) -> Option<NodeId> {
     match action {
         Action::MovePages { to, .. } | Action::Migrate { to, .. } => Some(*to),
-        Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } | Action::Bind { .. } => None,
+        Action::Scan { .. }
+        | Action::Arm { .. }
+        | Action::PageOut { .. }
+        | Action::Deactivate { .. }
+        | Action::Bind { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. } => None,
     }
 }
 
@@ -311,6 +325,7 @@ mod tests {
                 Charge { moved, syscalls: 1, ..Charge::default() }
             }
             Action::Bind { .. } | Action::Migrate { .. } => Charge { syscalls: 1, ..Charge::default() },
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } => Charge::default(),
         };
         Step {
             id: StepId { decision: 1, index: 0 },

@@ -62,7 +62,7 @@ pub fn explain(governor: &Governor, who: Subject, at: Option<Time>) -> Explanati
         Some(at) => as_of(governor, at),
     };
     let procs: Vec<ProcKey> = match who {
-        Subject::Host => Vec::new(),
+        Subject::Host | Subject::Cache(_) => Vec::new(),
         Subject::Proc(proc) => vec![proc],
         Subject::Cgroup(id) => models.procs.samples().filter(|s| s.cgroup_id == id).map(|s| s.proc).collect(),
     };
@@ -85,7 +85,7 @@ pub fn explain(governor: &Governor, who: Subject, at: Option<Time>) -> Explanati
         reach: journal.reach(),
         paused: governor.paused(),
         procs: explained.collect(),
-        holds: about(&holds, Subject::Host),
+        holds: about(&holds, who).into_iter().chain(of_caches(&holds, who)).collect(),
         idles,
     }
 }
@@ -110,6 +110,12 @@ fn about(holds: &[Standing<Hold>], subject: Subject) -> Vec<Standing<Hold>> {
     holds.iter().filter(|hold| hold.what.subject == subject).cloned().collect()
 }
 
+/// Servers have no processes of their own to be explained with: the host tells of them.
+fn of_caches(holds: &[Standing<Hold>], who: Subject) -> Vec<Standing<Hold>> {
+    let cache = |hold: &&Standing<Hold>| matches!(hold.what.subject, Subject::Cache(_));
+    if who == Subject::Host { holds.iter().filter(cache).cloned().collect() } else { Vec::new() }
+}
+
 /// What had begun by then and had not given way to a step or another refusal. The journal keeps beginnings only, so
 /// what had ceased without either is still listed.
 fn as_of(governor: &Governor, at: Time) -> (Vec<Standing<Hold>>, Vec<Standing<Idle>>) {
@@ -118,7 +124,7 @@ fn as_of(governor: &Governor, at: Time) -> (Vec<Standing<Hold>>, Vec<Standing<Id
     for turn in governor.journal().turns().take_while(|turn| turn.at <= at) {
         let standing = |what| Standing { since: turn.at, last: turn.at, what };
         for step in &turn.steps {
-            holds.remove(&(Subject::Proc(step.proc), step.by));
+            holds.retain(|(subject, by), _| *by != step.by || !step.is_about(*subject));
             idles.remove(&step.by);
         }
         for hold in &turn.holds {

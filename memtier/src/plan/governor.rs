@@ -8,8 +8,8 @@ use crate::config::{self, Config, KNOBS};
 use crate::model::{Models, ProcHeat, Sight};
 use crate::policy::{self, Advice, Policy, Spacing, View};
 use crate::vocab::{
-    Action, Bytes, End, Event, Guard, Hold, HostFacts, Idle, KernelEvent, Measure, Need, Outcome, Pages, PolicyId, ProcKey,
-    ProcSample, Reason, Request, Rule, Sample, Source, Span, Stamped, Step, StepId, Subject, Time,
+    Action, Bytes, CacheSample, CacheTold, End, Event, Guard, Hold, HostFacts, Idle, KernelEvent, Measure, Need, Outcome, Pages,
+    PolicyId, ProcKey, ProcSample, Reason, Request, Rule, Sample, Source, Span, Stamped, Step, StepId, Subject, Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,6 +115,7 @@ impl Governor {
                 }
             }
             Event::Sample(Sample::Host(_)) => self.ledger.sampled(at),
+            Event::Sample(Sample::Cache(sample)) => self.heard(at, sample),
             Event::Sample(
                 Sample::Maps(_)
                 | Sample::Pressure(_)
@@ -285,9 +286,24 @@ impl Governor {
     fn count(&mut self, proc: ProcKey) {
         let scans = match self.targets.selection(proc).policy() {
             Some(PolicyId::Slide) => u32::try_from(self.config.slide.scans).unwrap_or(u32::MAX),
-            Some(PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier) | None => 0,
+            Some(
+                PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier | PolicyId::SlabMarginal,
+            )
+            | None => 0,
         };
         self.models.heat.expect_counts(proc, scans);
+    }
+
+    /// Each look at a server is answered, and whether it can be looked at.
+    fn heard(&mut self, at: Time, sample: &CacheSample) {
+        match &sample.told {
+            CacheTold::Met(_) => {
+                self.ledger.met(sample.server);
+                self.pull(PolicyId::SlabMarginal, at);
+            }
+            CacheTold::Look(_) | CacheTold::Blind { .. } => self.pull(PolicyId::SlabMarginal, at),
+            CacheTold::Evictions(_) | CacheTold::Fetches(_) | CacheTold::Lacks { .. } => {}
+        }
     }
 
     fn forget(&mut self, proc: ProcKey) {
@@ -325,6 +341,10 @@ impl Governor {
             self.pull_numa(self.now);
             self.pull(PolicyId::Watch, outcome.ended.after(policy::after_placing(&self.ledger, proc)));
         }
+        // The next page, at once.
+        if step.by == PolicyId::SlabMarginal && outcome.done.pages > Pages::ZERO {
+            self.pull(PolicyId::SlabMarginal, self.now);
+        }
         self.journal.settle(proc, outcome);
     }
 
@@ -334,7 +354,7 @@ impl Governor {
         for (id, Flight { step, .. }) in lost {
             self.ledger.lost(now, &step);
             let reason = Reason::new(Rule::InFlight).note(format!("step {id} never came back; given up"));
-            report.holds.push(View::hold(step.by, step.action.proc(), reason));
+            report.holds.push(Hold { subject: step.action.subject(), by: step.by, reason });
         }
     }
 
@@ -394,7 +414,7 @@ impl Governor {
                 Ok(()) => passed.push(step),
                 Err(why) => {
                     let reason = Reason::new(Rule::AuditVeto).note(format!("{}: {why}", step.action.verb()));
-                    report.holds.push(View::hold(step.by, step.action.proc(), reason));
+                    report.holds.push(Hold { subject: step.action.subject(), by: step.by, reason });
                 }
             }
         }
@@ -405,7 +425,9 @@ impl Governor {
                 | Action::Deactivate { .. }
                 | Action::Bind { .. }
                 | Action::MovePages { .. }
-                | Action::Migrate { .. } => {
+                | Action::Migrate { .. }
+                | Action::MoveSlabPage { .. }
+                | Action::SetMover { .. } => {
                     if !self.config.daemon.act {
                         step.guards.push(Guard::DryRun);
                     }
@@ -435,7 +457,7 @@ impl Governor {
             return Some(Reason::new(Rule::HostLacks).note(lack));
         }
         // Whoever acts must be told who ended and who became another: else it meets strangers, protected ones among them.
-        let lives = policy.acts().then_some(&Source::Procs);
+        let lives = policy.meets_processes().then_some(&Source::Procs);
         lives.into_iter().chain(policy.sources()).find_map(|&source| self.unseen(now, source))
     }
 
@@ -461,7 +483,8 @@ impl Governor {
             | Source::Faults
             | Source::Migrate
             | Source::Cgroup
-            | Source::Damon => false,
+            | Source::Damon
+            | Source::Caches => false,
         };
         let silent = freshness.silent(source, now);
         (sampled && silent > STALE)
@@ -482,7 +505,9 @@ impl Governor {
             | Action::Deactivate { .. }
             | Action::Bind { .. }
             | Action::MovePages { .. }
-            | Action::Migrate { .. } => {}
+            | Action::Migrate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => {}
         }
         self.in_flight.insert(step.id, Flight { decided: now, step: step.clone() });
     }

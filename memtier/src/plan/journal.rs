@@ -4,7 +4,9 @@
 //! had the chance to repeat it and did not.
 
 use super::Decision;
-use crate::vocab::{Action, Guard, Hold, Idle, Outcome, Pages, PolicyId, ProcKey, Reason, Span, Step, StepId, Subject, Time};
+use crate::vocab::{
+    Action, Guard, Hold, Idle, Outcome, Pages, PolicyId, ProcKey, Reason, ServerId, Span, Step, StepId, Subject, Time,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -19,6 +21,8 @@ pub struct Noted {
     pub at: Time,
     pub verb: String,
     pub proc: ProcKey,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerId>,
     pub pages: Pages,
     pub ranges: usize,
     pub by: PolicyId,
@@ -94,7 +98,7 @@ impl Journal {
         let at = *at;
         let mut turn = Turn { number: *number, at, steps: Vec::new(), holds: Vec::new(), idles: Vec::new() };
         for step in plan {
-            self.holds.remove(&(Subject::Proc(step.action.proc()), step.by));
+            self.holds.remove(&(step.action.subject(), step.by));
             let noted = noted(at, step);
             match step.action {
                 Action::Scan { proc } => drop(self.walks.insert(proc, noted)),
@@ -103,7 +107,9 @@ impl Journal {
                 | Action::Deactivate { .. }
                 | Action::Bind { .. }
                 | Action::MovePages { .. }
-                | Action::Migrate { .. } => turn.steps.push(noted),
+                | Action::Migrate { .. }
+                | Action::MoveSlabPage { .. }
+                | Action::SetMover { .. } => turn.steps.push(noted),
             }
         }
         for hold in &report.holds {
@@ -160,6 +166,7 @@ fn noted(at: Time, step: &Step) -> Noted {
         at,
         verb: action.verb().to_owned(),
         proc: action.proc(),
+        server: action.server(),
         pages: action.pages(),
         ranges: action.ranges().len(),
         by: *by,
@@ -170,11 +177,25 @@ fn noted(at: Time, step: &Step) -> Noted {
     }
 }
 
+impl Noted {
+    /// A server's step that has no process is about that server.
+    pub(super) fn is_about(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::Host | Subject::Cgroup(_) => false,
+            Subject::Proc(proc) => self.server.is_none() && self.proc == proc,
+            Subject::Cache(server) => self.server == Some(server),
+        }
+    }
+}
+
 impl fmt::Display for Noted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, at: _, verb, proc, pages, ranges, by, expires, advice, reason, outcome: _ } = self;
+        let Self { id, at: _, verb, proc, server, pages, ranges, by, expires, advice, reason, outcome: _ } = self;
         let word = if *advice { "advice" } else { "step" };
-        write!(f, "{word} {id} {verb} {proc}")?;
+        match server {
+            Some(server) => write!(f, "{word} {id} {verb} {server}")?,
+            None => write!(f, "{word} {id} {verb} {proc}")?,
+        }
         if *ranges > 0 {
             write!(f, " {pages} in {ranges} ranges")?;
         }

@@ -7,10 +7,12 @@
 //! Deliberately absent: limits (they are configuration) and undo of settings (the daemon's footprint).
 
 use super::crossings::Crossings;
+use super::served::Served;
 use crate::config::Config;
 use crate::model::series::Series;
 use crate::vocab::{
-    Action, AddrRange, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, Span, Step, StepId, Time,
+    Action, AddrRange, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, ServerId, Span, Step, StepId,
+    Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -135,6 +137,9 @@ pub struct Ledger {
     tiered: BTreeMap<ProcKey, Placed>,
     #[serde(default)]
     crossed: BTreeMap<ProcKey, Crossings>,
+    /// What was done to each memcached server.
+    #[serde(default)]
+    served: BTreeMap<ServerId, Served>,
     /// Steps of tier under way, and the end of the last one that may have moved anything.
     #[serde(default)]
     tiering: (BTreeSet<StepId>, Time),
@@ -232,6 +237,31 @@ impl Ledger {
         self.tiering.0.is_empty() && self.tiering.1 < then
     }
 
+    /// What was done to a memcached server; none where nothing was tried.
+    #[must_use]
+    pub fn served(&self, server: ServerId) -> Option<&Served> {
+        self.served.get(&server)
+    }
+
+    /// Slab pages of a server asked for in the window.
+    #[must_use]
+    pub fn pages_asked(&self, server: ServerId) -> u64 {
+        self.served.get(&server).map_or(0, Served::asked)
+    }
+
+    /// When a slab page of that process moved last.
+    #[must_use]
+    pub fn slab_moved(&self, proc: ProcKey) -> Option<Time> {
+        self.served.values().filter(|served| served.proc == proc).filter_map(|served| served.moved_at).max()
+    }
+
+    /// A server was met, maybe in another life: what it refused in the last one says nothing.
+    pub(super) fn met(&mut self, server: ServerId) {
+        if let Some(served) = self.served.get_mut(&server) {
+            served.met();
+        }
+    }
+
     pub fn accounts(&self) -> impl Iterator<Item = (ProcKey, &Account)> {
         self.accounts.iter().map(|(&proc, account)| (proc, account))
     }
@@ -263,6 +293,7 @@ impl Ledger {
             self.used.armed = self.used.armed.saturating_sub(old.charge.armed);
             self.used.syscalls = self.used.syscalls.saturating_sub(old.charge.syscalls);
         }
+        self.served.values_mut().for_each(|served| served.roll(now));
         let day = now.0 / DAY.0;
         if day > self.day {
             (self.day, self.used.swap_written) = (day, Bytes::ZERO);
@@ -279,15 +310,20 @@ impl Ledger {
         if step.by == PolicyId::Tier {
             self.tiering.0.insert(step.id);
         }
-        let account = self.account_mut(step.action.proc());
         match step.action {
-            Action::Scan { .. } => account.scanned = Some(now),
-            Action::Arm { .. } => account.armed = Some(now),
-            Action::PageOut { .. }
-            | Action::Deactivate { .. }
-            | Action::Bind { .. }
-            | Action::MovePages { .. }
-            | Action::Migrate { .. } => {}
+            Action::Scan { proc } => self.account_mut(proc).scanned = Some(now),
+            Action::Arm { proc, .. } => self.account_mut(proc).armed = Some(now),
+            Action::PageOut { proc, .. }
+            | Action::Deactivate { proc, .. }
+            | Action::Bind { proc, .. }
+            | Action::MovePages { proc, .. }
+            | Action::Migrate { proc, .. } => {
+                self.account_mut(proc);
+            }
+            Action::MoveSlabPage { server, proc, .. } | Action::SetMover { server, proc, .. } => {
+                let page_of = if let Action::MoveSlabPage { from, .. } = step.action { Some(from) } else { None };
+                self.served.entry(server).or_default().begun(now, proc, page_of);
+            }
         }
         if step.charge == Charge::default() {
             return;
@@ -333,9 +369,13 @@ impl Ledger {
         let (to, ranges) = match &step.action {
             Action::MovePages { to, ranges, .. } => (*to, &ranges[..]),
             Action::Migrate { to, .. } => (*to, &[AddrRange::EVERYTHING][..]),
-            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } | Action::Bind { .. } => {
-                return;
-            }
+            Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => return,
         };
         if went {
             self.crossed.entry(step.action.proc()).or_default().note(at, to, ranges, missed);
@@ -346,8 +386,12 @@ impl Ledger {
     }
 
     fn note(&mut self, step: &Step, outcome: &Outcome, walks: u32) {
+        if let Some(server) = step.action.server() {
+            return self.served.entry(server).or_default().settled(&step.action, outcome);
+        }
         let account = self.accounts.entry(step.action.proc()).or_default();
         match &step.action {
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } => {}
             Action::Scan { .. } => match outcome.end {
                 End::Done | End::Partial(_) => account.walk = Span(outcome.done.cpu_ns),
                 // Broken off, it would have taken longer.
@@ -415,7 +459,12 @@ impl Ledger {
                 (placed.to, placed.moved_at) = (Some(*to), Some(at));
                 placed.moved = placed.moved.saturating_add(done.pages);
             }
-            Action::Scan { .. } | Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => {}
+            Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => {}
         }
     }
 
@@ -457,7 +506,7 @@ impl Ledger {
 fn really(step: &Step, outcome: &Outcome) -> Charge {
     let done = outcome.done.pages.bytes();
     match step.action {
-        Action::Scan { .. } => Charge::default(),
+        Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => Charge::default(),
         Action::Bind { .. } => Charge { syscalls: outcome.done.syscalls, ..Charge::default() },
         Action::Arm { .. } => Charge { armed: done, syscalls: outcome.done.syscalls, ..Charge::default() },
         Action::PageOut { .. } => Charge {

@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod audit;
+mod audit_caches;
 pub mod calls;
 mod crossings;
 mod explain;
@@ -11,6 +12,7 @@ mod governor;
 mod journal;
 mod ledger;
 mod protect;
+mod served;
 mod targets;
 
 pub use crossings::Crossings;
@@ -19,6 +21,7 @@ pub use governor::Governor;
 pub use journal::{Journal, Noted, Standing, Turn};
 pub use ledger::{Account, Ledger, Placed, Taken, WINDOW, limits};
 pub use protect::{Protection, protection};
+pub use served::Served;
 pub use targets::{Selection, Targets, anything_selected, vain_rules};
 
 use crate::vocab::{Hold, Idle, Step, Time};

@@ -6,6 +6,7 @@ mod board;
 mod flow;
 mod numa;
 mod placement;
+mod slab;
 mod slide;
 mod taking;
 mod tier;
@@ -87,6 +88,10 @@ pub trait Policy: Sync {
     fn period(&self, config: &Config) -> Option<Span>;
     /// Whether it changes anything on the host; if so it stands still while the operator pauses memtier.
     fn acts(&self) -> bool;
+    /// Whether it meets processes when it acts: it must then be told who ended and who became another.
+    fn meets_processes(&self) -> bool {
+        self.acts()
+    }
     /// Facts of which the host must have one (each is a way to carry out what the policy says), else it idles; none for a
     /// policy that says nothing of the kind.
     fn needs(&self) -> &'static [Need];
@@ -97,8 +102,8 @@ pub trait Policy: Sync {
 
 /// Every policy, in the order of their ids.
 #[must_use]
-pub fn all() -> [&'static dyn Policy; 6] {
-    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa, &tier::Tier]
+pub fn all() -> [&'static dyn Policy; 7] {
+    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa, &tier::Tier, &slab::SlabMarginal]
 }
 
 impl View<'_> {

@@ -1,10 +1,12 @@
 //! What the simulated host's observers tell: the same events that the real ones do, with losses and blindness.
 
+use super::cache::CacheSim;
 use super::world::{Happening, TICK, World};
 use crate::config::Config;
 use crate::vocab::{
-    Answer, CgroupId, CgroupSample, Event, Fact, HostFacts, HostSample, KernelEvent, Need, Pages, Pressure, PressureKind,
-    ProcSample, ReclaimCounts, Sample, SchedSample, Source, Span, SwapSample, Time, VmaKind, is_slow,
+    Answer, CacheSample, CacheStream, CacheTold, CgroupId, CgroupSample, Event, Fact, HostFacts, HostSample, KernelEvent, Need,
+    Pages, Pressure, PressureKind, ProcSample, ReclaimCounts, Sample, SchedSample, ServerId, Source, Span, SwapSample, Time,
+    VmaKind, is_slow,
 };
 
 /// One of so many major faults is sampled.
@@ -12,6 +14,8 @@ pub(super) const FAULT_PERIOD: u64 = 16;
 /// Seconds between samples of the host and its pressure, and of processes and cgroups.
 const HOST_EVERY: u64 = 2;
 const PROC_EVERY: u64 = 5;
+/// A server is looked at this often.
+const SERVES: Span = Span::from_millis(250);
 
 const fn source_of(event: &Event) -> Option<Source> {
     match event {
@@ -25,6 +29,7 @@ const fn source_of(event: &Event) -> Option<Source> {
         Event::Sample(Sample::Pressure(_)) => Some(Source::Psi),
         Event::Sample(Sample::Reclaim(_)) => Some(Source::Reclaim),
         Event::Sample(Sample::Cgroup(_)) => Some(Source::Cgroup),
+        Event::Sample(Sample::Cache(_)) => Some(Source::Caches),
         Event::Facts(_)
         | Event::Config(_)
         | Event::Sample(Sample::Proc(_) | Sample::Maps(_))
@@ -78,6 +83,51 @@ impl World {
         self.tell_config(config);
         for source in Source::ALL {
             self.tell(Event::Sight { source });
+        }
+    }
+
+    /// What a connection to each server tells first.
+    pub(super) fn meet_caches(&mut self) {
+        for id in 0..self.caches.len() as u16 {
+            let met = self.caches[usize::from(id)].server(&format!("simulated:{id}"));
+            self.tell_cache(id, CacheTold::Met(Box::new(met)));
+            if self.caches[usize::from(id)].spec.mute {
+                self.tell_cache(id, CacheTold::Lacks { stream: CacheStream::Evictions, why: "ERROR".into() });
+            }
+        }
+    }
+
+    /// A server does its work, and tells of it.
+    pub(super) fn serve(&mut self, id: u16) {
+        let now = self.now;
+        self.push(now.after(SERVES), Happening::Serve(id));
+        let cache = &mut self.caches[usize::from(id)];
+        cache.serve(now, SERVES);
+        let (batch, mute) = (cache.batch(SERVES), cache.spec.mute);
+        self.look_at(id);
+        if !mute {
+            self.tell_cache(id, CacheTold::Evictions(batch));
+        }
+    }
+
+    pub(super) fn look_at(&mut self, id: u16) {
+        let look = self.caches[usize::from(id)].look(self.now);
+        self.tell_cache(id, CacheTold::Look(Box::new(look)));
+    }
+
+    fn tell_cache(&mut self, id: u16, told: CacheTold) {
+        self.tell(Event::Sample(Sample::Cache(CacheSample { server: ServerId(id), told })));
+    }
+
+    pub(super) fn restart_cache(&mut self, id: u16) {
+        let now = self.now;
+        let seed = self.seed ^ now.0;
+        if let Some(cache) = self.caches.get_mut(usize::from(id)) {
+            let spec = cache.spec.clone();
+            *cache = CacheSim::new(&spec, seed, now);
+            self.tell_cache(id, CacheTold::Blind { why: "the connection was closed".into() });
+            let met = self.caches[usize::from(id)].server(&format!("simulated:{id}"));
+            self.tell_cache(id, CacheTold::Met(Box::new(met)));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::plan::calls::calls;
 use crate::vocab::{
     Action, AddrRange, Amount, BLOCK_BYTES, BLOCK_PAGES, Bytes, End, Event, Fault, Guard, MapsSample, Outcome, PageChunk, Pages,
-    Permil, ProcKey, Sample, Source, Span, Step, SwapBacking, Time,
+    Permil, ProcKey, Sample, ServerId, Source, Span, Step, SwapBacking, Time,
 };
 
 /// The daemon that would run on this host.
@@ -43,6 +43,10 @@ impl World {
         }
         let proc = step.action.proc();
         let mut rng = Rng::of(self.seed, Purpose::Step, !step.id.decision ^ u64::from(step.id.index));
+        if let Some(server) = step.action.server() {
+            let busy = rng.chance(self.faults.busy);
+            return self.at_server(&step, server, busy);
+        }
         if !self.lives(proc) {
             return self.outcome(&step, now, Amount::default(), failed(&step, ESRCH, "No such process"));
         }
@@ -81,7 +85,36 @@ impl World {
                 let moved = self.move_to(proc, &[AddrRange::EVERYTHING], from, *to, kept(&step));
                 self.placed(&step, moved);
             }
+            Action::MoveSlabPage { server, .. } | Action::SetMover { server, .. } => self.at_server(&step, *server, false),
         }
+    }
+
+    /// A step about a server; the look that follows comes before the outcome.
+    fn at_server(&mut self, step: &Step, server: ServerId, busy: bool) {
+        let now = self.now;
+        let Some(cache) = self.caches.get_mut(usize::from(server.0)) else {
+            return self.outcome(step, now, Amount::default(), failed(step, ESRCH, "no such server"));
+        };
+        let done = match &step.action {
+            _ if busy => Err("BUSY currently processing reassign request"),
+            Action::MoveSlabPage { from, to, .. } => cache.reassign(*from, *to),
+            Action::SetMover { mode, .. } => {
+                cache.automove = *mode;
+                Ok(())
+            }
+            Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. } => Err("it is not about a server"),
+        };
+        self.look_at(server.0);
+        let pages = Pages(u64::from(done.is_ok()));
+        let amount = Amount { pages, asked: Pages(1), syscalls: 0, cpu_ns: 0 };
+        let end = done.map_or_else(|said| failed(step, 0, said), |()| End::Done);
+        self.outcome(step, now, amount, end);
     }
 
     fn finish(&mut self, step: &Step, began: Time, pages: Pages, half: bool) {
@@ -187,6 +220,10 @@ impl World {
             Guard::SwapFree { least } => self.swap_free() >= *least,
             Guard::Calm { most_avg10 } => self.memory_stall.avg10() <= *most_avg10,
             Guard::NodeFree { node, least } => self.free_on(*node).is_some_and(|(free, _)| free >= *least),
+            Guard::SameLife { server, life } => {
+                let cache = self.caches.get(usize::from(server.0));
+                cache.is_some_and(|cache| cache.server("").life == *life)
+            }
             Guard::DryRun => false,
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: page cache, latencies of nodes, CPU contention. What no policy decides by is not simulated.
 
+mod cache;
 mod eyes;
 mod hands;
 mod nodes;
@@ -14,6 +15,7 @@ mod scenario;
 mod truth;
 mod world;
 
+pub use cache::{CacheSim, CacheSpec, Load, Traffic};
 pub use nodes::NodeSpec;
 pub use process::{Pattern, ProcSpec, RegionSpec};
 pub use scenario::{Change, Faults, INCOMPRESSIBLE, Scenario, SwapSpec};

@@ -9,6 +9,7 @@ pub(super) enum Purpose {
     Step,
     Lost,
     Blind,
+    Cache,
 }
 
 /// splitmix64 (Steele, Lea, Flood, OOPSLA'14).

@@ -1,5 +1,6 @@
 //! What a simulated run is made of: a host, processes, a script of changes, and faults.
 
+use super::cache::CacheSpec;
 use super::nodes::NodeSpec;
 use super::process::{Pattern, ProcSpec};
 use crate::config::Config;
@@ -76,6 +77,8 @@ pub enum Change {
     Reload(Box<Config>),
     Request(fn(crate::vocab::ProcKey) -> Request, &'static str),
     Faults(Faults),
+    /// The server is killed and started anew, with nothing in it.
+    RestartCache(u16),
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +88,8 @@ pub struct Scenario {
     pub nodes: Vec<NodeSpec>,
     pub swap: Option<SwapSpec>,
     pub procs: Vec<ProcSpec>,
+    /// memcached servers, in the order of the configuration's `[[cache]]` rules.
+    pub caches: Vec<CacheSpec>,
     pub script: Vec<(Span, Change)>,
     pub faults: Faults,
     pub lacks: Vec<Need>,
@@ -103,6 +108,7 @@ impl Scenario {
             nodes: NodeSpec::USUAL.to_vec(),
             swap: Some(SwapSpec { size: Bytes::from_mib(1024), backing: SwapBacking::Zram, limit: Bytes::ZERO }),
             procs: Vec::new(),
+            caches: Vec::new(),
             script: Vec::new(),
             faults: Faults::default(),
             lacks: Vec::new(),

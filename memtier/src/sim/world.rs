@@ -1,5 +1,6 @@
 //! The host: clock, memory, swap, processes, reclaim, pressure, and the queue of what happens next.
 
+use super::cache::CacheSim;
 use super::hands::Walk;
 use super::process::{Pattern, ProcSpec, Process, RegionSpec, Touched};
 use super::rng::{Purpose, Rng};
@@ -31,6 +32,8 @@ pub(super) enum Happening {
     Begin(Box<Step>),
     Walk(Box<Walk>),
     Tell(Event),
+    /// A server answered requests for a while, and is looked at.
+    Serve(u16),
 }
 
 /// Totals since boot, as /proc/vmstat has them.
@@ -83,6 +86,7 @@ pub struct World {
     pub(super) lacks: BTreeSet<crate::vocab::Need>,
     pub(super) balancing: bool,
     pub(super) procs: BTreeMap<u32, Process>,
+    pub(super) caches: Vec<CacheSim>,
     pub(super) cgroups: Vec<(&'static str, Bytes)>,
     pub(super) faults: Faults,
     pub(super) counters: Counters,
@@ -113,7 +117,7 @@ impl World {
     /// The host at its first moment, `config` being what the operator wrote.
     #[must_use]
     pub fn new(seed: u64, scenario: &Scenario, config: &crate::config::Config) -> Self {
-        let Scenario { name: _, memory, nodes, swap, procs, script, faults, lacks, balancing, length: _ } = scenario;
+        let Scenario { name: _, memory, nodes, swap, procs, caches, script, faults, lacks, balancing, length: _ } = scenario;
         let mut w = Self {
             seed,
             now: START,
@@ -125,6 +129,7 @@ impl World {
             lacks: lacks.iter().copied().collect(),
             balancing: *balancing,
             procs: BTreeMap::new(),
+            caches: caches.iter().zip(seed..).map(|(spec, seed)| CacheSim::new(spec, seed, START)).collect(),
             cgroups: vec![("/", Bytes::MAX)],
             faults: *faults,
             counters: Counters::default(),
@@ -158,12 +163,22 @@ impl World {
             w.push(START.after(*after), Happening::Change(change.clone()));
         }
         w.push(START, Happening::Tick);
+        w.meet_caches();
+        for id in 0..caches.len() as u16 {
+            w.push(START, Happening::Serve(id));
+        }
         w
     }
 
     #[must_use]
     pub const fn now(&self) -> Time {
         self.now
+    }
+
+    /// A server, by its place in the scenario.
+    #[must_use]
+    pub fn cache(&self, id: u16) -> Option<&CacheSim> {
+        self.caches.get(usize::from(id))
     }
 
     pub(super) fn push(&mut self, at: Time, what: Happening) {
@@ -190,6 +205,7 @@ impl World {
                 Happening::Reuse(key) => self.reuse(key),
                 Happening::Begin(step) => self.begin(*step),
                 Happening::Walk(walk) => self.walk(*walk),
+                Happening::Serve(id) => self.serve(id),
             }
         }
         self.now = self.now.max(until);
@@ -200,7 +216,7 @@ impl World {
     pub fn restart(&mut self, config: &crate::config::Config) {
         self.queue.retain(|_, what| match what {
             Happening::Begin(_) | Happening::Walk(_) | Happening::Tell(_) => false,
-            Happening::Tick | Happening::Change(_) | Happening::Die(_) | Happening::Reuse(_) => true,
+            Happening::Tick | Happening::Change(_) | Happening::Die(_) | Happening::Reuse(_) | Happening::Serve(_) => true,
         });
         self.told = 0;
         // A new daemon undoes what the old one left behind.
@@ -209,6 +225,9 @@ impl World {
         for pid in self.procs.keys().copied().collect::<Vec<_>>() {
             self.tell_proc(pid);
         }
+        // And what it had set on servers.
+        self.caches.iter_mut().for_each(|cache| cache.automove = 1);
+        self.meet_caches();
     }
 
     /// Hands the world a step of a plan; exactly one outcome comes back among the events, some time.
@@ -451,6 +470,7 @@ impl World {
                 self.tell(Event::Request(request(key)));
             }
             Change::Faults(faults) => self.faults = faults,
+            Change::RestartCache(id) => self.restart_cache(id),
         }
     }
 

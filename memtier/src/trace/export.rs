@@ -260,6 +260,7 @@ impl Sink<'_> {
                 Subject::Host => ("host", None),
                 Subject::Proc(proc) => ("proc", Some(*proc)),
                 Subject::Cgroup(_) => ("cgroup", None),
+                Subject::Cache(_) => ("cache", None),
             };
             let row = Row {
                 kind: Some(kind.to_owned()),
@@ -319,6 +320,7 @@ fn kind(event: &Event) -> (&'static str, Option<ProcKey>) {
         Event::Sample(Sample::Reclaim(_)) => ("sample.reclaim", None),
         Event::Sample(Sample::Cgroup(_)) => ("sample.cgroup", None),
         Event::Sample(Sample::Nodes(_)) => ("sample.nodes", None),
+        Event::Sample(Sample::Cache(_)) => ("sample.cache", None),
         Event::Lost { .. } => ("lost", None),
         Event::Blind { .. } => ("blind", None),
         Event::Sight { .. } => ("sight", None),

@@ -2,10 +2,12 @@
 //!
 //! Deliberately absent: a full-screen view (`top`) and a web page, which come later and read the same views.
 
+mod caches;
 mod heat;
 mod status;
 mod table;
 
+pub use caches::caches;
 pub use heat::heat;
 pub use status::status;
 pub use table::Table;

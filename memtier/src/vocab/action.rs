@@ -1,6 +1,8 @@
 //! What can be done, and what came of it. A step leaves no choice to whoever executes it.
 
-use super::{AddrRange, Bytes, CpuId, NodeId, Pages, Permil, PolicyId, ProcKey, Reason, Span, Time};
+use super::{
+    AddrRange, Bytes, CpuId, NodeId, Pages, Permil, Place, PolicyId, ProcKey, Reason, ServerId, ServerLife, Span, Subject, Time,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -21,6 +23,11 @@ pub enum Action {
     MovePages { proc: ProcKey, to: NodeId, ranges: Vec<AddrRange> },
     /// All movable pages of the process that lie on `from` go to `to`: the blunt way.
     Migrate { proc: ProcKey, from: Vec<NodeId>, to: NodeId },
+    /// A page of a memcached server goes from a class to another, or to the pool. `proc` is the server's process, or
+    /// [`ServerId::nobody`].
+    MoveSlabPage { server: ServerId, proc: ProcKey, from: Place, to: Place },
+    /// The server's own mover (`slabs automove`) gets this mode: two movers would undo each other's work.
+    SetMover { server: ServerId, proc: ProcKey, mode: u8 },
 }
 
 impl Action {
@@ -33,7 +40,30 @@ impl Action {
             | Self::Deactivate { proc, .. }
             | Self::Bind { proc, .. }
             | Self::MovePages { proc, .. }
-            | Self::Migrate { proc, .. } => *proc,
+            | Self::Migrate { proc, .. }
+            | Self::MoveSlabPage { proc, .. }
+            | Self::SetMover { proc, .. } => *proc,
+        }
+    }
+    /// The server that it is about, if it is about one.
+    #[must_use]
+    pub const fn server(&self) -> Option<ServerId> {
+        match self {
+            Self::Scan { .. }
+            | Self::Arm { .. }
+            | Self::PageOut { .. }
+            | Self::Deactivate { .. }
+            | Self::Bind { .. }
+            | Self::MovePages { .. }
+            | Self::Migrate { .. } => None,
+            Self::MoveSlabPage { server, .. } | Self::SetMover { server, .. } => Some(*server),
+        }
+    }
+    #[must_use]
+    pub const fn subject(&self) -> Subject {
+        match self.server() {
+            Some(server) => Subject::Cache(server),
+            None => Subject::Proc(self.proc()),
         }
     }
     #[must_use]
@@ -46,12 +76,14 @@ impl Action {
             Self::Bind { .. } => "bind",
             Self::MovePages { .. } => "move-pages",
             Self::Migrate { .. } => "migrate",
+            Self::MoveSlabPage { .. } => "move-slab-page",
+            Self::SetMover { .. } => "set-mover",
         }
     }
     #[must_use]
     pub fn ranges(&self) -> &[AddrRange] {
         match self {
-            Self::Scan { .. } | Self::Bind { .. } | Self::Migrate { .. } => &[],
+            Self::Scan { .. } | Self::Bind { .. } | Self::Migrate { .. } | Self::MoveSlabPage { .. } | Self::SetMover { .. } => &[],
             Self::Arm { ranges, .. }
             | Self::PageOut { ranges, .. }
             | Self::Deactivate { ranges, .. }
@@ -83,6 +115,8 @@ pub enum Guard {
     Calm { most_avg10: u32 },
     /// Free memory of the node stays at or above this after the slice that is about to go there.
     NodeFree { node: NodeId, least: Bytes },
+    /// It is still that life of the server: after a restart its classes are others.
+    SameLife { server: ServerId, life: Option<ServerLife> },
     /// Set by the daemon when it only advises: never executed.
     DryRun,
 }
@@ -114,7 +148,7 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     /// Pages seen (scan), cleared (arm), gone from memory to swap (page-out), or on the node now and not before
-    /// (move-pages, migrate). Of a bind the tasks bound.
+    /// (move-pages, migrate). Of a bind the tasks bound; of a server the slab pages that went, or settings that took.
     pub pages: Pages,
     /// Pages that were asked for; of a move those found on other nodes, of a bind the tasks seen.
     pub asked: Pages,
@@ -177,6 +211,7 @@ impl fmt::Display for Guard {
             Self::SwapFree { least } => write!(f, "free swap is under {least}"),
             Self::Calm { most_avg10 } => write!(f, "memory pressure avg10 is over {}.{:02}%", most_avg10 / 100, most_avg10 % 100),
             Self::NodeFree { node, least } => write!(f, "{node} would have less than {least} free"),
+            Self::SameLife { server, .. } => write!(f, "{server} was started anew"),
             Self::DryRun => f.write_str("advice only (give --act and a selection to act)"),
         }
     }

@@ -1,6 +1,8 @@
 //! Everything that can come in. One closed enum, numbered and timestamped at one ingest point (daemon/ingest).
 
-use super::{AddrRange, Bytes, CgroupId, CpuId, HostFacts, IdSet, NodeId, Outcome, PageChunk, Pages, ProcKey, Span, Time};
+use super::{
+    AddrRange, Bytes, CacheSample, CgroupId, CpuId, HostFacts, IdSet, NodeId, Outcome, PageChunk, Pages, ProcKey, Span, Time,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -62,10 +64,12 @@ pub enum Source {
     Cgroup,
     /// Regions of address spaces that somebody has DAMON watch.
     Damon,
+    /// memcached servers. That one of them cannot be talked to is told of that one, not of the source.
+    Caches,
 }
 
 impl Source {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Walker,
         Self::Procs,
         Self::Sched,
@@ -76,6 +80,7 @@ impl Source {
         Self::Psi,
         Self::Cgroup,
         Self::Damon,
+        Self::Caches,
     ];
 
     #[must_use]
@@ -91,6 +96,7 @@ impl Source {
             Self::Psi => "psi",
             Self::Cgroup => "cgroup",
             Self::Damon => "damon",
+            Self::Caches => "caches",
         }
     }
 }
@@ -170,6 +176,8 @@ pub enum Sample {
     Cgroup(CgroupSample),
     /// Read with the host sample, only where there is more than one node.
     Nodes(NodesSample),
+    /// Of a memcached server.
+    Cache(CacheSample),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -95,10 +95,12 @@ pub enum PolicyId {
     Numa,
     /// Keeps what is in use on fast nodes, and what is not on slow ones.
     Tier,
+    /// Has pages of memcached servers in the classes in which they earn hits.
+    SlabMarginal,
 }
 
 impl PolicyId {
-    pub const ALL: [Self; 6] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold, Self::Numa, Self::Tier];
+    pub const ALL: [Self; 7] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold, Self::Numa, Self::Tier, Self::SlabMarginal];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -109,6 +111,7 @@ impl PolicyId {
             Self::Autocold => "autocold",
             Self::Numa => "numa",
             Self::Tier => "tier",
+            Self::SlabMarginal => "slab-marginal",
         }
     }
 }

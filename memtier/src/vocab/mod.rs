@@ -4,6 +4,7 @@
 //! Every type that a trace records derives serde; the field names are the trace format (docs/trace-format.md).
 
 mod action;
+mod cache;
 mod event;
 mod facts;
 mod ids;
@@ -13,6 +14,10 @@ mod slab;
 mod units;
 
 pub use action::{Action, Amount, Charge, End, Fault, Guard, Outcome, Step, StepId};
+pub use cache::{
+    CacheEvictions, CacheFetches, CacheLook, CacheSample, CacheServer, CacheStream, CacheTold, ClassEvictions, ClassLook,
+    EvictedKey, FetchedKey, MOST_SERVERS, ServerId,
+};
 pub use event::{
     CgroupSample, CpuTime, Event, FaultKind, HostSample, KernelEvent, MapsSample, NodeSample, NodesSample, Pressure, PressureKind,
     ProcSample, ReclaimCounts, Request, Sample, SchedClass, SchedSample, Source, Stamped, SwapBacking, SwapSample, Vma, VmaFlags,

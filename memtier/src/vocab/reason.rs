@@ -1,6 +1,6 @@
 //! Why something was or was not done: the rule, the numbers seen, the bounds, and the knob that set each bound.
 
-use super::{Bytes, CgroupId, Pages, Permil, PolicyId, ProcKey, Span};
+use super::{Bytes, CgroupId, Pages, Permil, PolicyId, ProcKey, ServerId, Span};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
@@ -27,6 +27,12 @@ pub enum Rule {
     TierPromote,
     /// A fast node needs room, and pages on it are not in use.
     TierDemote,
+    /// A page earns more hits in another class of its server.
+    SlabGain,
+    /// A page holds nothing that anybody asks for: it goes to the pool.
+    SlabFree,
+    /// A server's own mover rests while memtier moves its pages.
+    SlabTakeover,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -97,10 +103,14 @@ pub enum Rule {
     KernelBalances,
     /// Pages that would not move are not asked again.
     Unmovable,
+    /// The server refused the last move, or did not carry it out.
+    ServerRefuses,
+    /// Whoever could use a page has room still.
+    HasFree,
 }
 
 impl Rule {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 49] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -110,6 +120,9 @@ impl Rule {
         Self::NumaMove,
         Self::TierPromote,
         Self::TierDemote,
+        Self::SlabGain,
+        Self::SlabFree,
+        Self::SlabTakeover,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -145,6 +158,8 @@ impl Rule {
         Self::BoundByOthers,
         Self::KernelBalances,
         Self::Unmovable,
+        Self::ServerRefuses,
+        Self::HasFree,
     ];
 
     /// The name in logs, traces and docs/rules.md.
@@ -160,6 +175,9 @@ impl Rule {
             Self::NumaMove => "numa-move",
             Self::TierPromote => "tier-promote",
             Self::TierDemote => "tier-demote",
+            Self::SlabGain => "slab-gain",
+            Self::SlabFree => "slab-free",
+            Self::SlabTakeover => "slab-takeover",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",
@@ -195,6 +213,8 @@ impl Rule {
             Self::BoundByOthers => "bound-by-others",
             Self::KernelBalances => "kernel-balances",
             Self::Unmovable => "unmovable",
+            Self::ServerRefuses => "server-refuses",
+            Self::HasFree => "has-free",
         }
     }
 }
@@ -212,6 +232,8 @@ pub enum Unit {
     /// Pages a minute per thousand pages of working set.
     PermilPerMinute,
     BytesPerSecond,
+    /// Thousandths of a hit per second.
+    MilliHits,
     Count,
 }
 
@@ -280,6 +302,14 @@ pub enum Measure {
     NodeMovedInWindow,
     /// Chance that a hot page is accessed between two walks.
     AccessRate,
+    /// Hits that one page more earns a slab class.
+    PageGain,
+    /// Hits that one page less costs a slab class, the items that go with it included.
+    PageLoss,
+    /// Chunks of a slab class, or pages of the pool, that hold nothing.
+    FreeChunks,
+    SlabPages,
+    SlabMovedInWindow,
 }
 
 /// One number that a rule looked at.
@@ -311,6 +341,7 @@ pub enum Subject {
     Host,
     Proc(ProcKey),
     Cgroup(CgroupId),
+    Cache(ServerId),
 }
 
 /// A step that was not taken.
@@ -332,6 +363,10 @@ impl Quantity {
     #[must_use]
     pub const fn count(value: u64) -> Self {
         Self { value, unit: Unit::Count }
+    }
+    #[must_use]
+    pub const fn milli_hits(value: u64) -> Self {
+        Self { value, unit: Unit::MilliHits }
     }
     #[must_use]
     pub const fn centipercent(value: u64) -> Self {
@@ -408,6 +443,7 @@ impl fmt::Display for Quantity {
             Unit::Centipercent => write!(f, "{}.{:02}%", v / 100, v % 100),
             Unit::PermilPerMinute => write!(f, "{}.{}%/min", v / 10, v % 10),
             Unit::BytesPerSecond => write!(f, "{}/s", Bytes(v)),
+            Unit::MilliHits => write!(f, "{}.{:03} hits/s", v / 1000, v % 1000),
             Unit::Count => v.fmt(f),
         }
     }
@@ -460,6 +496,11 @@ impl fmt::Display for Measure {
             Self::Cost => "cost",
             Self::NodeMovedInWindow => "moved between nodes in window",
             Self::AccessRate => "accessed between walks",
+            Self::PageGain => "a page more earns",
+            Self::PageLoss => "a page less costs",
+            Self::FreeChunks => "free chunks",
+            Self::SlabPages => "slab pages",
+            Self::SlabMovedInWindow => "slab pages moved in window",
         })
     }
 }
@@ -470,6 +511,7 @@ impl fmt::Display for Subject {
             Self::Host => f.write_str("host"),
             Self::Proc(proc) => proc.fmt(f),
             Self::Cgroup(id) => id.fmt(f),
+            Self::Cache(server) => server.fmt(f),
         }
     }
 }

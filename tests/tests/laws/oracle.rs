@@ -224,7 +224,7 @@ impl Oracle {
         let (now, c) = (decision.at, &shadow.config);
         let proc = match subject {
             Subject::Proc(proc) => *proc,
-            Subject::Host | Subject::Cgroup(_) => ProcKey::default(),
+            Subject::Host | Subject::Cgroup(_) | Subject::Cache(_) => ProcKey::default(),
         };
         let sample = shadow.procs.get(&proc).map(|(_, s)| s);
         match reason.rule {
@@ -526,7 +526,7 @@ pub fn spent(shadow: &Shadow, now: Time, of: impl Fn(ProcKey) -> bool) -> (u64, 
         let (charge, done) = (d.step.charge, d.outcome.as_ref().map(|o| o.done));
         let pages = done.map(|d| d.pages.bytes().0);
         match d.step.action {
-            Action::Scan { .. } => (moved, armed, calls),
+            Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => (moved, armed, calls),
             Action::Arm { .. } => {
                 (moved, armed + pages.unwrap_or(charge.armed.0), calls + done.map_or(charge.syscalls, |d| d.syscalls))
             }
@@ -594,6 +594,7 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             PolicyId::Slide => ensure(!c.slide.enabled || c.slide.threshold == 0, || "it is on".into()),
             PolicyId::Numa => ensure(!c.numa.enabled || c.numa.quota_mib_per_s == 0, || "it is on".into()),
             PolicyId::Tier => ensure(!c.tier.enabled || c.tier.quota_mib_per_s == 0, || "it is on".into()),
+            PolicyId::SlabMarginal => ensure(!c.caches.enabled, || "it is on".into()),
             PolicyId::Watch => Err("it cannot be turned off".into()),
         },
         Rule::NoSwap => ensure(host.is_none_or(|h| h.swap_total == Bytes::ZERO), || "there is swap".into()),
@@ -620,7 +621,9 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             let other = match policy {
                 PolicyId::Arm => Need::PageIdle,
                 PolicyId::Slide | PolicyId::Autocold => Need::SwapPages,
-                PolicyId::Watch | PolicyId::Numa | PolicyId::Tier => return Err("it only looks".into()),
+                PolicyId::Watch | PolicyId::Numa | PolicyId::Tier | PolicyId::SlabMarginal => {
+                    return Err("it only looks".into());
+                }
             };
             let has = |need| shadow.facts.has(need).is_ok();
             ensure(!has(Need::ProcessMadvise) && !has(other), || "the host has what it takes".into())

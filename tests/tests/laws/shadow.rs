@@ -90,7 +90,7 @@ impl Shadow {
                 self.pressure.insert(p.kind, (p.some_avg10, over));
             }
             Sample::Pages(_) => drop(self.heard.insert(Source::Walker, at)),
-            Sample::Pressure(_) | Sample::Sched(_) | Sample::Reclaim(_) | Sample::Cgroup(_) => {}
+            Sample::Pressure(_) | Sample::Sched(_) | Sample::Reclaim(_) | Sample::Cgroup(_) | Sample::Cache(_) => {}
             Sample::Nodes(nodes) => self.nodes = (self.nodes.0 + 1, at, nodes.nodes.clone()),
         }
     }

@@ -97,7 +97,20 @@ fn any_event() -> impl Strategy<Value = Event> {
         end,
         missed: vec![AddrRange { start: n[3], end: n[2] }; index as usize % 3],
     });
+    let look = (any::<u16>(), any::<[u64; 4]>()).prop_map(|(server, n)| {
+        let class = ClassLook { class: ClassId(n[0] as u8), pages: n[1], hits: n[2], ..ClassLook::default() };
+        let look = CacheLook { pool: n[3], automove: Some(n[0] as u8), classes: vec![class], ..CacheLook::default() };
+        CacheSample { server: ServerId(server), told: CacheTold::Look(Box::new(look)) }
+    });
+    let evictions =
+        (any::<u8>(), vec((any::<u8>(), any::<[u64; 2]>(), proptest::option::of(text())), 0..4)).prop_map(|(shift, keys)| {
+            let key =
+                |(class, n, key): (u8, [u64; 2], Option<String>)| EvictedKey { class: ClassId(class), hash: n[0], nth: n[1], key };
+            let batch = CacheEvictions { shift, keys: keys.into_iter().map(key).collect(), ..CacheEvictions::default() };
+            CacheSample { server: ServerId(1), told: CacheTold::Evictions(batch) }
+        });
     prop_oneof![
+        prop_oneof![look, evictions].prop_map(|told| Event::Sample(Sample::Cache(told))),
         text().prop_map(Event::Config),
         proc().prop_map(|proc| Event::Kernel(KernelEvent::Exit { proc })),
         (proc(), proc()).prop_map(|(parent, child)| Event::Kernel(KernelEvent::Fork { parent, child })),
@@ -122,6 +135,12 @@ fn any_decision() -> impl Strategy<Value = Decision> {
         proc().prop_map(|proc| Action::Scan { proc }),
         (proc(), vec(range(), 0..5)).prop_map(|(proc, ranges)| Action::PageOut { proc, ranges }),
         (proc(), vec(range(), 0..5)).prop_map(|(proc, ranges)| Action::Arm { proc, ranges }),
+        (proc(), any::<[u8; 3]>()).prop_map(|(proc, [server, from, to])| Action::MoveSlabPage {
+            server: ServerId(u16::from(server)),
+            proc,
+            from: Place::Class(ClassId(from)),
+            to: if to == 0 { Place::Pool } else { Place::Class(ClassId(to)) },
+        }),
     ];
     let policy = || proptest::sample::select(PolicyId::ALL.to_vec());
     let step = (action, policy(), reason(), any::<[u64; 3]>()).prop_map(|(action, by, reason, n)| Step {

@@ -12,18 +12,33 @@ use std::time::Duration;
 
 /// Suites that bring QEMU and the kernels. What a machine's own sources say of them: where they are, and who signs.
 const SUITES: &str = "bookworm bookworm-updates bookworm-backports trixie-backports";
+/// The release alone.
+const RELEASE: &str = "bookworm bookworm-updates";
 const SECURITY: &str = "bookworm-security";
 /// Times that a download is begun before it counts as failed; apt itself repeats each file.
 const TRIES: u64 = 3;
 
 pub struct Apt {
     home: PathBuf,
+    wanted: Wanted,
     updated: Cell<bool>,
+}
+
+/// What of the archives is looked at.
+#[derive(Clone, Copy)]
+struct Wanted {
+    types: &'static str,
+    suites: &'static str,
 }
 
 impl Apt {
     pub const fn new(home: PathBuf) -> Self {
-        Self { home, updated: Cell::new(false) }
+        Self { home, wanted: Wanted { types: "deb", suites: SUITES }, updated: Cell::new(false) }
+    }
+
+    /// Of the release, source packages too.
+    pub const fn with_sources(home: PathBuf) -> Self {
+        Self { home, wanted: Wanted { types: "deb deb-src", suites: RELEASE }, updated: Cell::new(false) }
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
@@ -72,7 +87,7 @@ impl Apt {
         for dir in ["sources", "lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(self.home.join(dir))?;
         }
-        fs::write(self.home.join("sources/lab.sources"), sources(&machine_sources()?)?)?;
+        fs::write(self.home.join("sources/lab.sources"), sources(&machine_sources()?, self.wanted)?)?;
         self.run(&["-qq", "update"], &self.home)?;
         self.updated.set(true);
         Ok(())
@@ -105,6 +120,15 @@ impl Apt {
         args.extend(["install", name]);
         self.run(&args, &dir)?;
         archives(&dir)
+    }
+
+    /// A source package: where its description lies, and beside it what it describes.
+    pub fn source(&self, name: &str) -> Result<PathBuf> {
+        self.update()?;
+        let dir = self.empty("source")?;
+        self.run(&["-qq", "--download-only", "source", name], &dir)?;
+        let described = fs::read_dir(&dir)?.flatten().map(|e| e.path()).find(|path| path.extension().is_some_and(|e| e == "dsc"));
+        described.with_context(|| format!("apt-get source {name} brought no .dsc"))
     }
 
     fn empty(&self, name: &str) -> Result<PathBuf> {
@@ -168,7 +192,7 @@ struct Archive {
 }
 
 /// Sources of ours: the same archives and keys, other suites.
-fn sources(texts: &[String]) -> Result<String> {
+fn sources(texts: &[String], Wanted { types, suites }: Wanted) -> Result<String> {
     let all: Vec<Archive> = texts.iter().flat_map(|text| stanzas(text).into_iter().chain(one_liners(text))).collect();
     let has = |a: &Archive, suite: &dyn Fn(&str) -> bool| a.suites.split_whitespace().any(suite);
     let releases = ["bookworm", "trixie", "stable", "oldstable"];
@@ -177,9 +201,9 @@ fn sources(texts: &[String]) -> Result<String> {
     let security = all.iter().find(|a| has(a, &|s| s.ends_with("-security")));
     let stanza = |archive: &Archive, suites: &str| {
         let signed = archive.signed.as_ref().map_or_else(String::new, |key| format!("Signed-By: {key}\n"));
-        format!("Types: deb\nURIs: {}\nSuites: {suites}\nComponents: main\n{signed}\n", archive.uris)
+        format!("Types: {types}\nURIs: {}\nSuites: {suites}\nComponents: main\n{signed}\n", archive.uris)
     };
-    Ok([(Some(main), SUITES), (security, SECURITY)].iter().filter_map(|(a, suites)| Some(stanza(a.as_ref()?, suites))).collect())
+    Ok([(Some(main), suites), (security, SECURITY)].iter().filter_map(|(a, suites)| Some(stanza(a.as_ref()?, suites))).collect())
 }
 
 /// "URIs: ...", "Suites: ...", "Signed-By: ..." in paragraphs.
@@ -217,12 +241,15 @@ mod tests {
                       Signed-By: /key\n\nTypes: deb\nURIs: http://mirror/security\nSuites: bookworm-security\nSigned-By: /key\n";
         let lines = "# deb http://old/ x main\ndeb [arch=amd64 signed-by=/key] http://mirror/debian bookworm main\n\
                      deb [signed-by=/key] http://mirror/security bookworm-security main\n";
-        let ours = sources(&[stanza.to_owned()]).expect("Debian's");
-        assert_eq!(sources(&[lines.to_owned()]).expect("Debian's"), ours);
+        let wanted = Wanted { types: "deb", suites: SUITES };
+        let ours = sources(&[stanza.to_owned()], wanted).expect("Debian's");
+        assert_eq!(sources(&[lines.to_owned()], wanted).expect("Debian's"), ours);
         assert!(ours.starts_with(&format!(
             "Types: deb\nURIs: http://mirror/debian\nSuites: {SUITES}\nComponents: main\nSigned-By: /key\n"
         )));
         assert!(ours.contains("http://mirror/security"));
-        assert!(sources(&["deb http://other/ jammy main\n".to_owned()]).is_err());
+        assert!(sources(&["deb http://other/ jammy main\n".to_owned()], wanted).is_err());
+        let theirs = sources(&[lines.to_owned()], Wanted { types: "deb deb-src", suites: RELEASE }).expect("Debian's");
+        assert!(theirs.contains(&format!("Types: deb deb-src\nURIs: http://mirror/debian\nSuites: {RELEASE}\n")), "{theirs}");
     }
 }

@@ -4,7 +4,7 @@
 //! path is where it is here, and nothing that a guest does outlives it. Emulated by TCG, it shows placement and counters,
 //! never speed.
 
-mod apt;
+pub mod apt;
 mod boot;
 mod initrd;
 pub mod matrix;

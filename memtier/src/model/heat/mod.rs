@@ -177,7 +177,8 @@ impl Heat {
                 | Sample::Sched(_)
                 | Sample::Reclaim(_)
                 | Sample::Cgroup(_)
-                | Sample::Nodes(_),
+                | Sample::Nodes(_)
+                | Sample::Cache(_),
             )
             | Event::Facts(_)
             | Event::Config(_)

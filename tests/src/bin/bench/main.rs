@@ -3,6 +3,7 @@
 mod accuracy;
 mod accuracy_guest;
 mod advise;
+mod caches;
 mod cycle;
 mod fold;
 mod harm;
@@ -57,6 +58,11 @@ const BENCHES: &[Bench] = &[
         name: "numa",
         what: "placing of busy processes beside Debian's numad, in guests of several nodes",
         measure: numa::measure,
+    },
+    Bench {
+        name: "caches",
+        what: "who moves memcached's pages: nobody, memcached, its scripts, memtier; misses, flash reads, cost of watching",
+        measure: caches::measure,
     },
     Bench { name: "cycle", what: "cost of a round of looking and clearing beside clear_refs", measure: cycle::measure },
 ];

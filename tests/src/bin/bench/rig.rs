@@ -158,7 +158,9 @@ impl Rig {
             | Action::Deactivate { .. }
             | Action::Bind { .. }
             | Action::MovePages { .. }
-            | Action::Migrate { .. } => Seen::Else,
+            | Action::Migrate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. } => Seen::Else,
         };
         told(self, seen)
     }

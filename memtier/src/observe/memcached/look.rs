@@ -1,0 +1,109 @@
+//! What a server says of itself, from its tables.
+
+use super::wire::Stats;
+use crate::compat::slab::Sample;
+use crate::sys::clock::boottime;
+use crate::sys::files::{Root, start_ticks};
+use crate::vocab::{CacheLook, CacheServer, ClassId, ClassLook, ProcKey, Span};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::address::Address;
+
+/// A process that is this much older or younger than the server says is another one.
+const SAME_AGE: Span = Span::from_secs(3);
+
+fn number(stats: &Stats, name: &str) -> u64 {
+    stats.get(name).and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// What it is, of `stats` and `stats settings`.
+#[must_use]
+pub fn server(address: &Address, general: &Stats, settings: &Stats) -> CacheServer {
+    let on = |name: &str| settings.get(name).is_some_and(|value| value == "yes");
+    CacheServer {
+        address: address.to_string(),
+        version: general.get("version").unwrap_or_default().to_owned(),
+        life: Sample::read(std::iter::empty(), general.iter()).life,
+        proc: near(address).then(|| process(number(general, "pid"), number(general, "uptime"))).flatten(),
+        reassign: on("slab_reassign"),
+        segmented: on("lru_segmented"),
+        extstore: general.iter().any(|(name, _)| name.starts_with("extstore_")),
+    }
+}
+
+/// `slab_automove` of `stats settings`; none where the server has no mover.
+#[must_use]
+pub fn automove(settings: &Stats) -> Option<u8> {
+    // Servers print it as a number, a few as a word.
+    match settings.get("slab_automove")? {
+        "no" => Some(0),
+        "yes" => Some(1),
+        digits => digits.parse().ok(),
+    }
+}
+
+/// Its counters, of `stats items`, `stats slabs` and `stats`.
+#[must_use]
+pub fn look(items: &Stats, slabs: &Stats, general: &Stats, automove: Option<u8>) -> CacheLook {
+    let mut classes = BTreeMap::<ClassId, ClassLook>::new();
+    for (name, value) in items.iter().chain(slabs.iter()) {
+        let name = name.strip_prefix("items:").unwrap_or(name);
+        let known = name.split_once(':').and_then(|(id, name)| Some((ClassId(id.parse().ok()?), name, value.parse().ok()?)));
+        let Some((id, name, value)) = known else { continue };
+        // A server has none of number 0.
+        if id.0 == 0 {
+            continue;
+        }
+        let class = classes.entry(id).or_insert_with(|| ClassLook { class: id, ..ClassLook::default() });
+        set(class, name, value);
+    }
+    CacheLook {
+        pool: number(general, "slab_global_page_pool"),
+        moving: number(general, "slab_reassign_running") != 0,
+        moved: number(general, "slabs_moved"),
+        flash_reads: number(general, "get_extstore"),
+        automove,
+        dropped: number(general, "log_worker_dropped"),
+        classes: classes.into_values().filter(|class| class.pages > 0).collect(),
+    }
+}
+
+fn set(class: &mut ClassLook, name: &str, value: u64) {
+    match name {
+        "chunk_size" => class.chunk_size = value,
+        "chunks_per_page" => class.chunks_per_page = value,
+        "total_pages" => class.pages = value,
+        "used_chunks" => class.used = value,
+        "free_chunks" => class.free = value,
+        "number" => class.items = value,
+        "number_cold" => class.cold = value,
+        "age" => class.age = value,
+        "get_hits" => class.hits = value,
+        "hits_to_cold" => class.cold_hits = value,
+        "cmd_set" => class.sets = value,
+        "evicted" => class.evicted = value,
+        "reclaimed" => class.reclaimed = value,
+        "crawler_reclaimed" => class.crawled = value,
+        "outofmemory" => class.out_of_memory = value,
+        _ => {}
+    }
+}
+
+/// Whether it is on this host by its address.
+fn near(address: &Address) -> bool {
+    match address {
+        Address::Unix(_) => true,
+        Address::Tcp { host, .. } => host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+    }
+}
+
+/// The process of this pid, if it is as old as the server: one in a container has another pid here.
+fn process(pid: u64, uptime: u64) -> Option<ProcKey> {
+    let pid = u32::try_from(pid).ok()?;
+    let start = start_ticks(&Root::host().bytes(format!("/proc/{pid}/stat")).ok()?)?;
+    let age = boottime().0 / 1_000_000 / 10;
+    let age = Span::from_millis(age.saturating_sub(start) * 10);
+    let told = Span::from_secs(uptime);
+    (age.0.abs_diff(told.0) <= SAME_AGE.0).then_some(ProcKey { pid, start })
+}

@@ -1,0 +1,288 @@
+//! slab-marginal in a closed loop with simulated servers: laws, and what it makes of traffic that shifts, beside memcached's own
+//! mover on the same requests.
+
+use memtier::compat::slab::{ClassStats, Mode, Mover, Sample as Counters, Script, Settings};
+use memtier::config::{CacheRule, Config};
+use memtier::plan::{Decision, Governor};
+use memtier::sim::{CacheSim, CacheSpec, Change, Faults, Load, Scenario, Traffic, Turn, World, drive};
+use memtier::vocab::{Action, CacheLook, CacheTold, ClassId, Event, Guard, Place, Rule, Sample, ServerId, Span, Stamped, Time};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const CHUNKS: [u64; 3] = [128, 64, 32];
+
+fn load(class: u8, traffic: Traffic, keys: u64, per_s: u64, (from, until): (u64, u64)) -> Load {
+    Load { class: ClassId(class), traffic, keys, per_s, ttl: None, from, until }
+}
+
+fn spec(pages: u64, loads: Vec<Load>) -> CacheSpec {
+    CacheSpec { pages, chunks: CHUNKS.to_vec(), loads, mute: false }
+}
+
+fn config(act: bool, servers: usize) -> Config {
+    let mut config = Config::default();
+    config.daemon.act = act;
+    config.cache = (0..servers).map(|n| CacheRule { server: format!("simulated:{n}"), auth_file: None }).collect();
+    config
+}
+
+fn scenario(caches: Vec<CacheSpec>, secs: u64) -> Scenario {
+    let mut scenario = Scenario::new("caches", Span::from_secs(secs));
+    scenario.caches = caches;
+    scenario
+}
+
+/// Misses of each ten seconds.
+struct Run {
+    misses: Vec<u64>,
+    moved: u64,
+    pages: Vec<u64>,
+}
+
+const STEP: u64 = 10;
+
+fn marginal(spec: &CacheSpec, secs: u64) -> Run {
+    let mut world = World::new(1, &scenario(vec![spec.clone()], secs), &config(true, 1));
+    let mut governor = Governor::new();
+    let (began, mut misses, mut before) = (world.now(), Vec::new(), 0);
+    for step in 1..=secs / STEP {
+        drive(&mut world, &mut governor, began.after(Span::from_secs(step * STEP)), |_, _| {});
+        let cache = world.cache(0).expect("a server");
+        misses.push(cache.misses - before);
+        before = cache.misses;
+    }
+    let cache = world.cache(0).expect("a server");
+    Run { misses, moved: cache.moved, pages: cache.pages().0 }
+}
+
+fn counters(look: &CacheLook) -> Counters {
+    let class = |c: &memtier::vocab::ClassLook| {
+        let stats = ClassStats {
+            chunk_size: Some(c.chunk_size),
+            chunks_per_page: Some(c.chunks_per_page),
+            total_pages: Some(c.pages),
+            used_chunks: Some(c.used),
+            free_chunks: Some(c.free),
+            number: Some(c.items),
+            age: Some(c.age),
+            evicted: Some(c.evicted),
+        };
+        (c.class, stats)
+    };
+    let evictions = look.classes.iter().map(|c| c.evicted).sum();
+    Counters { life: None, pool: Some(look.pool), evictions: Some(evictions), classes: look.classes.iter().map(class).collect() }
+}
+
+/// No mover, or one that decides as the server's own does.
+fn other(spec: &CacheSpec, secs: u64, moves: bool) -> Run {
+    let began = Time(1_000_000_000_000);
+    let mut cache = CacheSim::new(spec, 1, began);
+    let mut mover = Mover::new(Settings { mode: Mode::Repaired, script: Script::Plain, window: 30, ratio: 0.8 });
+    let (mut misses, mut before) = (Vec::new(), 0);
+    for quarter in 0..secs * 4 {
+        let now = began.after(Span::from_millis(quarter * 250));
+        cache.serve(now, Span::from_millis(250));
+        cache.batch(Span::from_millis(250));
+        if moves && quarter % 4 == 3 {
+            let pass = mover.look(counters(&cache.look(now)), Duration::from_secs(quarter / 4)).expect("sound counters");
+            if let Some(due) = pass.decision {
+                let _ = cache.reassign(due.from, due.to);
+            }
+        }
+        if (quarter + 1) % (4 * STEP) == 0 {
+            misses.push(cache.misses - before);
+            before = cache.misses;
+        }
+    }
+    Run { misses, moved: cache.moved, pages: cache.pages().0 }
+}
+
+/// Misses from one second to another: ours, of the server's own mover, of none.
+fn compare(name: &str, spec: &CacheSpec, secs: u64, from: u64) -> (Run, [u64; 3]) {
+    let [ours, own, none] = [marginal(spec, secs), other(spec, secs, true), other(spec, secs, false)];
+    let sum = |run: &Run| run.misses[(from / STEP) as usize..].iter().sum::<u64>();
+    let sums = [sum(&ours), sum(&own), sum(&none)];
+    println!(
+        "{name}: misses {sums:?}, moved {} {} , pages {:?} {:?} {:?}",
+        ours.moved, own.moved, ours.pages, own.pages, none.pages
+    );
+    println!("  ours {:?}\n  own  {:?}\n  none {:?}", ours.misses, own.misses, none.misses);
+    (ours, sums)
+}
+
+#[test]
+fn traffic_that_turns_to_larger_items() {
+    let loads = vec![load(1, Traffic::Skewed, 4096, 2000, (0, 60)), load(2, Traffic::Skewed, 2048, 2000, (60, 240))];
+    let (_, [ours, own, none]) = compare("shift", &spec(40, loads), 240, 60);
+    assert!(ours < own.min(none), "{ours} misses, {own} with the server's own mover, {none} with none");
+}
+
+#[test]
+fn a_part_of_the_traffic_turns() {
+    let loads = vec![
+        load(1, Traffic::Skewed, 8192, 2000, (0, 60)),
+        load(1, Traffic::Skewed, 8192, 500, (60, 240)),
+        load(2, Traffic::Skewed, 4096, 1500, (60, 240)),
+    ];
+    let (_, [ours, own, none]) = compare("part", &spec(40, loads), 240, 60);
+    assert!(ours < own.min(none), "{ours} misses, {own} with the server's own mover, {none} with none");
+}
+
+#[test]
+fn a_scan_wins_nothing() {
+    let loads = vec![
+        load(1, Traffic::Skewed, 4096, 1000, (0, 240)),
+        load(2, Traffic::Skewed, 512, 200, (0, 240)),
+        load(2, Traffic::Scan, 1, 1500, (80, 140)),
+    ];
+    let (_, [ours, own, none]) = compare("scan", &spec(40, loads), 240, 80);
+    assert!(ours <= own, "{ours} misses, {own} with the server's own mover");
+    assert!(ours * 100 <= none * 101, "{ours} misses, {none} with no mover");
+}
+
+#[test]
+fn items_that_expire_make_room() {
+    let short = Load { ttl: Some(Span::from_secs(4)), ..load(1, Traffic::Scan, 1, 150, (0, 240)) };
+    let loads = vec![short, load(2, Traffic::Skewed, 2048, 1500, (40, 240))];
+    let (_, [ours, own, none]) = compare("ttl", &spec(40, loads), 240, 60);
+    assert!(ours < own.min(none), "{ours} misses, {own} with the server's own mover, {none} with none");
+}
+
+#[test]
+fn what_is_even_stays_as_it_is() {
+    let loads = vec![load(1, Traffic::Skewed, 8192, 1500, (0, 300)), load(2, Traffic::Skewed, 4096, 1500, (0, 300))];
+    let (ours, [misses, own, none]) = compare("even", &spec(40, loads), 300, 60);
+    assert!(ours.moved < 40, "{} pages moved", ours.moved);
+    assert!(misses * 1000 <= own.min(none) * 1005, "{misses} misses, {own} with the server's own mover, {none} with none");
+}
+
+fn loads() -> impl Strategy<Value = Vec<Load>> {
+    let traffic = prop_oneof![Just(Traffic::Skewed), Just(Traffic::Even), Just(Traffic::Scan)];
+    let one = (1u8..=3, traffic, 16u64..4096, 50u64..1500, (0u64..80, 5u64..80), proptest::option::of(1u64..20));
+    let one = one.prop_map(|(class, traffic, keys, per_s, (from, long), ttl)| Load {
+        ttl: ttl.map(Span::from_secs),
+        ..load(class, traffic, keys, per_s, (from, from + long))
+    });
+    prop::collection::vec(one, 1..6)
+}
+
+fn run(seed: u64, scenario: &Scenario, config: &Config) -> (Vec<Stamped>, Vec<Decision>, World) {
+    let mut world = World::new(seed, scenario, config);
+    let mut governor = Governor::new();
+    let (mut events, mut decisions) = (Vec::new(), Vec::new());
+    let until = world.now().after(scenario.length);
+    drive(&mut world, &mut governor, until, |turn, _| match turn {
+        Turn::Event(event) => events.push(event),
+        Turn::Decision(decision) => decisions.push(decision),
+    });
+    (events, decisions, world)
+}
+
+/// What the stream tells of each server at a decision.
+#[derive(Default)]
+struct Known {
+    looks: BTreeMap<ServerId, CacheLook>,
+    open: BTreeMap<ServerId, u32>,
+    steps: BTreeMap<memtier::vocab::StepId, ServerId>,
+}
+
+impl Known {
+    fn absorb(&mut self, event: &Event) {
+        match event {
+            Event::Sample(Sample::Cache(sample)) => {
+                if let CacheTold::Look(look) = &sample.told {
+                    self.looks.insert(sample.server, (**look).clone());
+                }
+            }
+            Event::Outcome(outcome) => {
+                if let Some(server) = self.steps.remove(&outcome.step) {
+                    *self.open.entry(server).or_default() -= 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn decided(&mut self, decision: &Decision) -> Result<(), String> {
+        for step in &decision.plan {
+            let Some(server) = step.action.server() else { continue };
+            let open = self.open.entry(server).or_default();
+            *open += 1;
+            self.steps.insert(step.id, server);
+            if *open > 1 {
+                return Err(format!("{}: a second step for {server}", step.id));
+            }
+            let Action::MoveSlabPage { from, to, .. } = step.action else { continue };
+            let look = self.looks.get(&server).ok_or("a move before any look")?;
+            let pages = |place| match place {
+                Place::Pool => 0,
+                Place::Class(id) => look.classes.iter().find(|c| c.class == id).map_or(0, |c| c.pages),
+            };
+            if pages(from) <= 2 || from == to {
+                return Err(format!("{}: from {from}, which has {}, to {to}", step.id, pages(from)));
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    /// One page of a server at a time, no class below two pages, none lost, none made; and steady once the traffic is over.
+    #[test]
+    fn laws(seed in any::<u64>(), one in loads(), two in loads(), pages in 4u64..40, mute in any::<bool>(), busy in 0u64..200, restart in any::<bool>()) {
+        let specs = vec![spec(pages, one), CacheSpec { mute, ..spec(pages, two) }];
+        let mut scenario = scenario(specs, 120).faults(Faults { busy, ..Faults::default() });
+        if restart {
+            scenario = scenario.at(50, Change::RestartCache(0));
+        }
+        let (events, decisions, world) = run(seed, &scenario, &config(true, 2));
+        let mut known = Known::default();
+        let mut rest = decisions.iter().peekable();
+        for event in &events {
+            while let Some(decision) = rest.next_if(|d| d.after < event.seq) {
+                prop_assert_eq!(known.decided(decision), Ok(()));
+            }
+            known.absorb(&event.event);
+        }
+        for id in 0..2 {
+            let (classes, unused) = world.cache(id).expect("a server").pages();
+            let held: u64 = classes.iter().sum();
+            // A class has its first page beyond the limit.
+            prop_assert!(held + unused >= pages && held + unused <= pages + CHUNKS.len() as u64, "{classes:?} and {unused} of {pages}");
+        }
+        let vetoes = decisions.iter().flat_map(|d| &d.report.holds).filter(|h| h.reason.rule == Rule::AuditVeto);
+        prop_assert_eq!(vetoes.map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
+    }
+
+    /// A dry run moves nothing, and each step is advice.
+    #[test]
+    fn dry_runs_move_nothing(seed in any::<u64>(), one in loads(), pages in 4u64..40) {
+        let (_, decisions, world) = run(seed, &scenario(vec![spec(pages, one)], 100), &config(false, 1));
+        prop_assert_eq!(world.cache(0).expect("a server").moved, 0);
+        let mut steps = decisions.iter().flat_map(|d| &d.plan).filter(|s| s.action.server().is_some());
+        let advice = steps.all(|s| s.guards.contains(&Guard::DryRun) && !matches!(s.action, Action::SetMover { .. }));
+        prop_assert!(advice, "a step that would be done");
+    }
+
+    /// The same stream gives the same decisions, from a checkpoint too.
+    #[test]
+    fn the_same_stream_gives_the_same_decisions(seed in any::<u64>(), one in loads(), pages in 4u64..40, cut in any::<prop::sample::Index>()) {
+        let (events, decisions, _) = run(seed, &scenario(vec![spec(pages, one)], 80), &config(true, 1));
+        let mut governor = Governor::new();
+        let mut again = decisions.iter().peekable();
+        let cut = cut.index(events.len());
+        for (place, event) in events.iter().enumerate() {
+            while let Some(decision) = again.next_if(|d| d.after < event.seq) {
+                prop_assert_eq!(&governor.decide(decision.at), decision);
+            }
+            if place == cut {
+                let bytes = minicbor_serde::to_vec(&governor).expect("a governor can be written");
+                governor = minicbor_serde::from_slice(&bytes).expect("and read");
+            }
+            governor.absorb(event);
+        }
+    }
+}
