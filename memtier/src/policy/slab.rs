@@ -23,7 +23,7 @@ const PART: u64 = 8;
 /// A class that was given pages evicts nobody for a while; what it evicted in so many windows still counts.
 const EVICTED: u64 = 4;
 /// ... unless the page earns so many times as much elsewhere.
-const BY_FAR: u64 = 16;
+const BY_FAR: u64 = 4;
 /// Longest wait between two pages of a class whose items expire.
 const EXPIRY_MOST: Span = Span::from_secs(4);
 /// The same advice is not given again before.

@@ -326,6 +326,11 @@ impl Oracle {
             | Rule::NumaMove
             | Rule::TierPromote
             | Rule::TierDemote
+            | Rule::SlabGain
+            | Rule::SlabFree
+            | Rule::SlabTakeover
+            | Rule::ServerRefuses
+            | Rule::HasFree
             | Rule::SwapSavesNothing
             | Rule::NoSwap
             | Rule::SourceBlind

@@ -14,7 +14,7 @@ const LEAST_PAGES: u64 = 2;
 /// Samples that make half a certainty.
 const HALF_SURE: u64 = 16;
 /// What makes hits seem fewer lately than they were counts for this part: who sleeps wakes up.
-const LONG_MEMORY: u64 = 8;
+const LONG_MEMORY: u64 = 256;
 /// The next page beyond the end of a list is asked for about as often as the last one on it. This is by how much less, at
 /// most, in percent.
 const OVER_THE_EDGE: u64 = 125;
