@@ -35,9 +35,9 @@ const LAYERS: &[Layer] = &[
     layer("sim", 12, "seeded closed loops with faults", &["sim"]),
     layer(
         "shell",
-        6,
+        8,
         "parsers, fake syscalls, undo, real memcached",
-        &["parsers", "footprint", "memcached", "numad", "shell", "slab"],
+        &["parsers", "footprint", "caches", "memcached", "numad", "shell", "slab"],
     ),
     layer("host", 12, "BPF, real processes, real swap, the daemon; root", &["daemon", "eyes", "hands", "host"]),
     layer("vm", 30, "the eyes and hands on other kernels and nodes, in QEMU guests", &["vm"]),
