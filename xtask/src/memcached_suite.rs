@@ -261,8 +261,8 @@ impl Place {
             logs.iter().map(|log| log.lines().filter(ours).count()).sum::<usize>()
         };
         let (advised, ordered) = (lines(&[" advice ", " move-slab-page "]), lines(&[" step ", " move-slab-page "]));
-        let moved = ordered + lines(&["move result: OK"]);
-        Ok(format!("memtier was at {} servers, advised {advised} moves of pages and made {moved}", servers.len()))
+        let ordered = ordered + lines(&["move result: OK"]);
+        Ok(format!("memtier was at {} servers, advised {advised} moves of pages and ordered {ordered}", servers.len()))
     }
 }
 

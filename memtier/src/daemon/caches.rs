@@ -206,12 +206,14 @@ impl Caches {
     async fn set_mover(&self, post: &Post, connection: &mut Connection, step: &Step, mode: u8) -> Result<(), Trouble> {
         let [general, settings] = connection.tables([Table::General, Table::Settings]).await?;
         let life = same_life(step, &general)?;
+        still_meant(step)?;
         let address = post.server.address.to_string();
         let setting = ServerSetting { server: address.clone(), auth_file: post.auth_file.clone(), life, what: What::Automove };
         let Some(present) = settings.get("slab_automove").map(str::to_owned) else {
             return Err(Trouble::Ends(failed(step, "it has no mover")));
         };
-        let footprint = self.0.footprint.clone();
+        let (footprint, held) = (self.0.footprint.clone(), setting.clone());
+        let (old, new) = (present.parse().unwrap_or(1), mode);
         let kept = tokio::task::spawn_blocking(move || {
             let mut footprint = footprint.lock();
             footprint.outlived(&address, life)?;
@@ -219,8 +221,18 @@ impl Caches {
         });
         let kept = kept.await.map_err(|error| failed(step, &error.to_string())).map_err(Trouble::Ends)?;
         kept.map_err(|error| Trouble::Ends(failed(step, &error.to_string())))?;
-        let said = connection.order(Command::Set(Lever::Automove(mode))).await?;
-        if said.reply == Reply::Ok { Ok(()) } else { Err(Trouble::Ends(failed(step, &said.line))) }
+        let said = connection.order(Command::Set(Lever::Automove(new))).await?;
+        if said.reply != Reply::Ok {
+            return Err(Trouble::Ends(failed(step, &said.line)));
+        }
+        // Whoever put things back meanwhile found the old value still there.
+        let footprint = self.0.footprint.clone();
+        let kept = tokio::task::spawn_blocking(move || footprint.lock().holds(&held)).await.unwrap_or(false);
+        if old != new && !kept {
+            connection.order(Command::Set(Lever::Automove(old))).await?;
+            return Err(Trouble::Ends(failed(step, "it was to be put back meanwhile")));
+        }
+        Ok(())
     }
 }
 
@@ -261,6 +273,7 @@ fn server(rule: &CacheRule, patience: Duration) -> Result<Server, String> {
 async fn move_page(connection: &mut Connection, step: &Step, from: Place, to: Place) -> Result<(), Trouble> {
     let [general, slabs] = connection.tables([Table::General, Table::Slabs]).await?;
     same_life(step, &general)?;
+    still_meant(step)?;
     let (moved, pages) = (counter(&general, "slabs_moved"), pages_of(&slabs, from));
     let said = connection.order(Command::Reassign { from: Some(from), to }).await?;
     if said.reply != Reply::Ok {
@@ -299,6 +312,11 @@ fn same_life(step: &Step, general: &Stats) -> Result<Option<ServerLife>, Trouble
     let life = Counters::read(std::iter::empty(), general.iter()).life;
     let meant = step.guards.iter().find(|guard| matches!(guard, Guard::SameLife { life: meant, .. } if *meant != life));
     meant.map_or(Ok(life), |guard| Err(Trouble::Ends(End::Skipped(guard.clone()))))
+}
+
+/// It may have waited long for its connection.
+fn still_meant(step: &Step) -> Result<(), Trouble> {
+    if boottime() > step.expires { Err(Trouble::Ends(End::Expired)) } else { Ok(()) }
 }
 
 fn failed(step: &Step, message: &str) -> End {

@@ -368,6 +368,13 @@ impl Footprint {
         self.append(Entry::Change { setting, old, new: new.to_owned() })
     }
 
+    /// Whether it is still to be put back.
+    #[must_use]
+    pub fn holds(&self, setting: &ServerSetting) -> bool {
+        let is = |held: &Held| matches!(&held.setting, Setting::Server(known) if known == setting);
+        !self.closed && self.kept.files.iter().any(is)
+    }
+
     /// Forgets settings of earlier lives of a server, which ended with them.
     pub fn outlived(&mut self, server: &str, by: Option<ServerLife>) -> Result<(), FootprintError> {
         let over =

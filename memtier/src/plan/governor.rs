@@ -297,8 +297,8 @@ impl Governor {
     /// Each look at a server is answered, and whether it can be looked at.
     fn heard(&mut self, at: Time, sample: &CacheSample) {
         match &sample.told {
-            CacheTold::Met(_) => {
-                self.ledger.met(sample.server);
+            CacheTold::Met(met) => {
+                self.ledger.met(sample.server, met.life);
                 self.pull(PolicyId::SlabMarginal, at);
             }
             CacheTold::Look(_) | CacheTold::Blind { .. } => self.pull(PolicyId::SlabMarginal, at),

@@ -11,8 +11,8 @@ use super::served::Served;
 use crate::config::Config;
 use crate::model::series::Series;
 use crate::vocab::{
-    Action, AddrRange, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, ServerId, Span, Step, StepId,
-    Time,
+    Action, AddrRange, Bytes, Charge, End, Guard, IdSet, NodeId, Outcome, Pages, PolicyId, ProcKey, ServerId, ServerLife, Span,
+    Step, StepId, Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -255,11 +255,9 @@ impl Ledger {
         self.served.values().filter(|served| served.proc == proc).filter_map(|served| served.moved_at).max()
     }
 
-    /// A server was met, maybe in another life: what it refused in the last one says nothing.
-    pub(super) fn met(&mut self, server: ServerId) {
-        if let Some(served) = self.served.get_mut(&server) {
-            served.met();
-        }
+    /// A server was met, maybe another one or in another life.
+    pub(super) fn met(&mut self, server: ServerId, life: Option<ServerLife>) {
+        self.served.entry(server).or_default().met(life);
     }
 
     pub fn accounts(&self) -> impl Iterator<Item = (ProcKey, &Account)> {

@@ -1,7 +1,7 @@
 //! What was done to one memcached server, and what came of it.
 
 use super::ledger::WINDOW;
-use crate::vocab::{Action, End, Guard, Outcome, Pages, Place, ProcKey, Span, Time};
+use crate::vocab::{Action, End, Guard, Outcome, Pages, Place, ProcKey, ServerLife, Span, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -22,6 +22,8 @@ pub struct Told {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
+    /// The life of the server that all of this is about.
+    life: Option<ServerLife>,
     /// When pages were asked for, and whose, within the window.
     asked: VecDeque<(Time, Place)>,
     /// Its process when that was last told.
@@ -33,7 +35,7 @@ pub struct Served {
     /// Steps in a row that did nothing, and why the last one did.
     pub fruitless: u32,
     pub why: String,
-    /// End of the last step that moved a page, and how many moved so far.
+    /// End of the last step that moved a page, or set one off that did not come in time; and how many moved so far.
     pub moved_at: Option<Time>,
     pub moved: u64,
     told: Vec<(Place, Told)>,
@@ -77,8 +79,11 @@ impl Served {
         while self.asked.pop_front_if(|at| now.since(at.0) >= WINDOW).is_some() {}
     }
 
-    pub(super) fn met(&mut self) {
-        (self.fruitless, self.why) = (0, String::new());
+    /// What was done to another server, or to this one in an earlier life, says nothing.
+    pub(super) fn met(&mut self, life: Option<ServerLife>) {
+        if self.life != life {
+            *self = Self { life, ..Self::default() };
+        }
     }
 
     pub(super) fn begun(&mut self, now: Time, proc: ProcKey, page_of: Option<Place>) {
@@ -90,15 +95,17 @@ impl Served {
         self.at = outcome.ended;
         self.unchanged = outcome.end == End::Skipped(Guard::DryRun);
         match &outcome.end {
-            End::Done => self.met(),
-            End::Partial(_) | End::Failed(_) => {
+            End::Done => (self.fruitless, self.why) = (0, String::new()),
+            End::Skipped(Guard::DryRun) => {}
+            End::Partial(_) | End::Failed(_) | End::Skipped(_) | End::Expired => {
                 (self.fruitless, self.why) = (self.fruitless.saturating_add(1), outcome.end.to_string());
             }
-            End::Skipped(_) | End::Expired => {}
         }
         let Action::MoveSlabPage { from, to, .. } = action else { return };
-        if outcome.done.pages > Pages::ZERO {
+        if matches!(outcome.end, End::Done | End::Partial(_)) {
             self.moved_at = Some(outcome.ended);
+        }
+        if outcome.done.pages > Pages::ZERO {
             self.moved = self.moved.saturating_add(outcome.done.pages.0);
             let at = outcome.ended;
             self.tell(*from, |told| (told.gave, told.gave_at) = (told.gave.saturating_add(1), Some(at)));

@@ -91,7 +91,10 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
         lifetime: LIFETIME,
         reason,
     };
-    if let Some(mode) = cache.look.automove.filter(|mode| *mode != 0 && view.config.daemon.act) {
+    // Its own mover rests for one that will do better, and for none else.
+    let moves = view.config.daemon.act && knobs.pages_per_s > 0;
+    let sees = cache.told_for(now).is_some() || cache.lacks(CacheStream::Evictions).is_some();
+    if let Some(mode) = cache.look.automove.filter(|mode| *mode != 0 && moves && sees) {
         let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
         return Ok(proposal(Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason));
     }

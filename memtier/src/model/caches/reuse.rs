@@ -38,6 +38,8 @@ pub struct Reuse {
 impl Reuse {
     pub(super) fn found(&mut self, class: ClassId, hash: u64, shift: u8) {
         if self.keys.len() >= MAX_KEYS && !self.keys.contains_key(&hash) {
+            // Else only what comes again would count.
+            self.now.entry(class).or_default().first += 1;
             return;
         }
         self.count += 1;

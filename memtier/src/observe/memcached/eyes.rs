@@ -152,7 +152,7 @@ impl Looks<'_> {
         loop {
             let asked = tokio::select! {
                 _ = ticks.tick() => None,
-                asked = pokes.recv() => asked,
+                Some(asked) = pokes.recv() => Some(asked),
             };
             if asked.is_some() || looks.is_multiple_of(SETTINGS_EVERY) {
                 let [settings] = connection.tables([Table::Settings]).await?;

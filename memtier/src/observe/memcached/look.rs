@@ -13,6 +13,12 @@ use super::address::Address;
 /// A process that is this much older or younger than the server says is another one.
 const SAME_AGE: Span = Span::from_secs(3);
 
+/// More pages, or chunks on one, than any server has; more of anything else at a time; and more than a counter counts. What a
+/// server says beyond it is nonsense, and no reason to reckon with numbers that overflow.
+const MOST_PAGES: u64 = 1 << 31;
+const MOST_NOW: u64 = 1 << 40;
+const MOST_EVER: u64 = 1 << 56;
+
 fn number(stats: &Stats, name: &str) -> u64 {
     stats.get(name).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
@@ -59,7 +65,7 @@ pub fn look(items: &Stats, slabs: &Stats, general: &Stats, automove: Option<u8>)
         set(class, name, value);
     }
     CacheLook {
-        pool: number(general, "slab_global_page_pool"),
+        pool: number(general, "slab_global_page_pool").min(MOST_PAGES),
         moving: number(general, "slab_reassign_running") != 0,
         moved: number(general, "slabs_moved"),
         flash_reads: number(general, "get_extstore"),
@@ -70,22 +76,23 @@ pub fn look(items: &Stats, slabs: &Stats, general: &Stats, automove: Option<u8>)
 }
 
 fn set(class: &mut ClassLook, name: &str, value: u64) {
+    let (now, ever) = (value.min(MOST_NOW), value.min(MOST_EVER));
     match name {
-        "chunk_size" => class.chunk_size = value,
-        "chunks_per_page" => class.chunks_per_page = value,
-        "total_pages" => class.pages = value,
-        "used_chunks" => class.used = value,
-        "free_chunks" => class.free = value,
-        "number" => class.items = value,
-        "number_cold" => class.cold = value,
-        "age" => class.age = value,
-        "get_hits" => class.hits = value,
-        "hits_to_cold" => class.cold_hits = value,
-        "cmd_set" => class.sets = value,
-        "evicted" => class.evicted = value,
-        "reclaimed" => class.reclaimed = value,
-        "crawler_reclaimed" => class.crawled = value,
-        "outofmemory" => class.out_of_memory = value,
+        "chunk_size" => class.chunk_size = now,
+        "chunks_per_page" => class.chunks_per_page = value.min(MOST_PAGES),
+        "total_pages" => class.pages = value.min(MOST_PAGES),
+        "used_chunks" => class.used = now,
+        "free_chunks" => class.free = now,
+        "number" => class.items = now,
+        "number_cold" => class.cold = now,
+        "age" => class.age = now,
+        "get_hits" => class.hits = ever,
+        "hits_to_cold" => class.cold_hits = ever,
+        "cmd_set" => class.sets = ever,
+        "evicted" => class.evicted = ever,
+        "reclaimed" => class.reclaimed = ever,
+        "crawler_reclaimed" => class.crawled = ever,
+        "outofmemory" => class.out_of_memory = ever,
         _ => {}
     }
 }

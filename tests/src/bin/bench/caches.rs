@@ -269,15 +269,19 @@ impl Ran {
     }
 }
 
-/// memtier beside the best of the others.
+/// memtier beside the best of the others. No goal is met by some of the workloads.
 fn compared(all: &[Ran]) -> Vec<Row> {
+    let missing = |w: &&Workload| all.iter().all(|ran| ran.workload.name != w.name);
+    let missing: Vec<&str> = WORKLOADS.iter().filter(missing).map(|w| w.name).collect();
+    let goal = |goal| if missing.is_empty() { goal } else { Goal::None };
+    let without = if missing.is_empty() { String::new() } else { format!("; without {}", missing.join(", ")) };
     let over = |which: &dyn Fn(&Workload) -> bool, of: &dyn Fn(&Ran) -> Option<f64>| -> Vec<(&'static str, f64)> {
         all.iter().filter(|ran| which(ran.workload)).filter_map(|ran| Some((ran.workload.name, of(ran)?))).collect()
     };
     let told = |each: &[(&str, f64)]| each.iter().map(|(name, value)| format!("{name} {value:.3}")).collect::<Vec<_>>().join(", ");
-    let worst = |(metric, unit, goal): (&'static str, &'static str, Goal), what: &str, each: &[(&'static str, f64)]| {
+    let worst = |(metric, unit, bound): (&'static str, &'static str, Goal), what: &str, each: &[(&'static str, f64)]| {
         let worst: Vec<f64> = each.iter().map(|(_, value)| *value).reduce(f64::max).into_iter().collect();
-        Row::new(metric, unit, goal, format!("{what}: {}", told(each)), &worst)
+        Row::new(metric, unit, goal(bound), format!("{what}: {}{without}", told(each)), &worst)
     };
     let misses = |kept: &Kept| sum(&kept.after).misses as f64;
     let steady = over(&|w| w.shifting, &|ran| ran.ratio(|kept| steady(&kept.after, ran.best_end()).0 as f64));
@@ -289,7 +293,7 @@ fn compared(all: &[Ran]) -> Vec<Row> {
     let values: Vec<f64> = steady.iter().map(|(_, value)| *value).collect();
     let what = "requests from the shift until the miss ratio is where the best arm ends, memtier's over the best other's";
     vec![
-        Row::new(STEADY.0, STEADY.1, STEADY.2, format!("{what}: {}", told(&steady)), &values),
+        Row::new(STEADY.0, STEADY.1, goal(STEADY.2), format!("{what}: {}{without}", told(&steady)), &values),
         worst(MISSES, "misses after the shift, memtier's over the best other's", &shifting),
         worst(REGRESSION, "misses of memtier above those with nobody, in percent of these", &nobody),
         worst(("regression_best_percent", "%", Goal::None), "the same, above the best other's", &best),
