@@ -367,6 +367,27 @@ fn servers_that_misbehave_are_blind_with_a_reason_and_left_alone_for_longer_and_
 }
 
 #[test]
+fn numbers_beyond_all_bounds_end_nobody() {
+    let memtier = need!(binary("memtier"));
+    let looks = AtomicU64::new(0);
+    let fake = FakeMemcached::start(move |line, _| match healthy(&looks, line, &churn()) {
+        // Every other time.
+        Act::Say(table) if matches!(line, "stats items" | "stats slabs") && looks.load(SeqCst) % 2 == 0 => {
+            let huge = |line: &str| line.rsplit_once(' ').map_or(line.to_owned(), |(name, _)| format!("{name} {}", u64::MAX));
+            Act::Say(table.lines().map(huge).collect::<Vec<_>>().join("\n"))
+        }
+        act => act,
+    })
+    .expect("a port");
+    let dir = scratch();
+    let daemon = start(&memtier, &dir, &[&LONG[..], &["--act", "--cache", &fake.address()]].concat(), false);
+    let looked = || fake.heard().iter().filter(|line| *line == "stats slabs").count();
+    until("twenty looks", || (looked() >= 20).then_some(()));
+    assert_eq!(view(&daemon)["classes"].as_array().map(Vec::len), Some(2));
+    daemon.end().expect("it ends");
+}
+
+#[test]
 fn a_server_without_a_record_of_evictions_is_watched_by_its_counters() {
     let memtier = need!(binary("memtier"));
     let looks = AtomicU64::new(0);
