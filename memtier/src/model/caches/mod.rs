@@ -174,8 +174,8 @@ impl Cache {
             let Some(class) = self.classes.get_mut(&key.class) else { continue };
             let order = class.order().saturating_add(key.nth);
             let came_back = self.ghosts.evicted(key.hash, key.class, order, *shift);
-            if let Some(before) = came_back {
-                class.came_back(order, order.saturating_sub(before), *shift);
+            if let Some((before, shift)) = came_back {
+                class.came_back(order, order.saturating_sub(before), shift);
             }
         }
         for told in classes {
@@ -200,10 +200,10 @@ impl Cache {
                 Some(class) => self.reuse.found(class, key.hash, *shift),
                 // A miss of what was evicted: it would be stored now, behind all that the class holds.
                 None => {
-                    let Some((id, before)) = self.ghosts.missed(key.hash) else { continue };
+                    let Some((id, before, shift)) = self.ghosts.missed(key.hash) else { continue };
                     if let Some(class) = self.classes.get_mut(&id) {
                         let (order, stored) = (class.order(), class.order().saturating_add(class.now.used));
-                        class.came_back(order, stored.saturating_sub(before), *shift);
+                        class.came_back(order, stored.saturating_sub(before), shift);
                     }
                 }
             }

@@ -141,7 +141,9 @@ impl Looks<'_> {
         let mut connection = Connection::open(server).await?;
         let [general, settings] = connection.tables([Table::General, Table::Settings]).await?;
         let met = look::server(&server.address, &general, &settings);
-        let sampling = Arc::new(Sampling::new(met.life, manner.keep_keys, manner.keys_per_s));
+        // Each stream has a rate of its own: a burst of fetches must not thin out what is known of evictions.
+        let sampling = || Arc::new(Sampling::new(met.life, manner.keep_keys, manner.keys_per_s));
+        let samplings = [sampling(), sampling()];
         teller.tell(CacheTold::Met(Box::new(met))).await;
         *told = None;
         let mut streams = JoinSet::new();
@@ -160,13 +162,14 @@ impl Looks<'_> {
             }
             let [items, slabs, general] = connection.tables([Table::Items, Table::Slabs, Table::General]).await?;
             let seen = look::look(&items, &slabs, &general, automove);
-            sampling.holds(seen.classes.iter().map(|class| class.items).sum());
+            let items = seen.classes.iter().map(|class| class.items).sum();
+            samplings.iter().for_each(|sampling| sampling.holds(items));
             teller.tell(CacheTold::Look(Box::new(seen))).await;
             // Only what came of a connection shows that it works.
             backoff.worked();
             asked.map(|asked| asked.send(()));
             if looks == 0 {
-                start(&mut streams, teller, server, manner, &sampling);
+                start(&mut streams, teller, server, manner, &samplings);
             }
             looks += 1;
         }
@@ -174,12 +177,13 @@ impl Looks<'_> {
 }
 
 /// The streams, each of which goes on until the server lacks it or this connection is over.
-fn start(streams: &mut JoinSet<()>, teller: &Teller, server: &Server, manner: Manner, sampling: &Arc<Sampling>) {
+fn start(streams: &mut JoinSet<()>, teller: &Teller, server: &Server, manner: Manner, samplings: &[Arc<Sampling>; 2]) {
+    let [of_evictions, of_fetches] = samplings;
     if manner.evictions {
-        streams.spawn(evictions(teller.clone(), server.clone(), manner, Arc::clone(sampling)));
+        streams.spawn(evictions(teller.clone(), server.clone(), manner, Arc::clone(of_evictions)));
     }
     if manner.fetchers_on > Duration::ZERO {
-        streams.spawn(fetchers(teller.clone(), server.clone(), manner, Arc::clone(sampling)));
+        streams.spawn(fetchers(teller.clone(), server.clone(), manner, Arc::clone(of_fetches)));
     }
 }
 

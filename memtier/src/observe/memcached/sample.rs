@@ -15,7 +15,7 @@ const KEY_MOST: usize = 256;
 /// Keys of one batch; more come only before anybody knows how many will.
 const BATCH_MOST: usize = 4096;
 
-/// Which keys are in the sample: those whose hash ends in so many bits of nought. All streams of a server have the same.
+/// Which keys are in the sample: those whose hash ends in so many bits of nought. Of two streams of a server the one that takes fewer has a part of the other's.
 #[derive(Debug)]
 pub struct Sampling {
     seed: u64,
