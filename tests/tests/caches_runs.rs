@@ -372,7 +372,7 @@ fn numbers_beyond_all_bounds_end_nobody() {
     let looks = AtomicU64::new(0);
     let fake = FakeMemcached::start(move |line, _| match healthy(&looks, line, &churn()) {
         // Every other time.
-        Act::Say(table) if matches!(line, "stats items" | "stats slabs") && looks.load(SeqCst) % 2 == 0 => {
+        Act::Say(table) if matches!(line, "stats items" | "stats slabs") && looks.load(SeqCst).is_multiple_of(2) => {
             let huge = |line: &str| line.rsplit_once(' ').map_or(line.to_owned(), |(name, _)| format!("{name} {}", u64::MAX));
             Act::Say(table.lines().map(huge).collect::<Vec<_>>().join("\n"))
         }
