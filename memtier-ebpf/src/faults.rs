@@ -1,9 +1,8 @@
 //! Page faults through software perf events, with the address.
 //!
 //! Minor faults are sampled: the kernel adapts the period so that each CPU takes a bounded number of samples a second, and they
-//! wait for the daemon's next look. Major
-//! faults are all counted, and reported with their address up to a bound per CPU and second; a report stands for those that
-//! were not reported before it.
+//! wait for the daemon's next look. Major faults are all counted, and reported with their address up to a bound per CPU and
+//! second; a report stands for those that were not reported before it.
 
 use crate::kernel::{Process, now};
 use crate::out::{leave, send, tally};

@@ -19,4 +19,4 @@ pub use knobs::{
 };
 pub use load::{COMMAND_LINE, ConfigError, Loaded, Origin, Problem, load, parse};
 pub use target::Target;
-pub use text::{annotated, canonical, help, knobs_markdown, sample};
+pub use text::{annotated, canonical, help, knobs_markdown, rule_text, sample};

@@ -2,7 +2,15 @@
 
 use super::target::{self, Kind};
 use super::{Config, KNOBS, Knob, Loaded, Origin, TABLES, Value, cache};
-use std::fmt::Write;
+use serde::Serialize;
+use std::fmt::{Display, Write};
+
+/// One rule, as an element of the array of that name.
+#[must_use]
+pub fn rule_text(array: &str, note: impl Display, rule: &impl Serialize) -> String {
+    let rule = toml::to_string(rule).expect("a rule is a flat table of scalars");
+    format!("[[{array}]]{note}\n{rule}")
+}
 
 const INFALLIBLE: &str = "writing to a String cannot fail";
 
@@ -34,12 +42,10 @@ fn render(
         }
     }
     for (i, rule) in config.target.iter().enumerate() {
-        let rule = toml::to_string(rule).expect("a rule is a flat table of scalars");
-        write!(out, "[[target]]{}\n{rule}", rule_note(i)).expect(INFALLIBLE);
+        out.push_str(&rule_text("target", rule_note(i), rule));
     }
     for (i, rule) in config.cache.iter().enumerate() {
-        let rule = toml::to_string(rule).expect("a rule is a flat table of scalars");
-        write!(out, "[[cache]]{}\n{rule}", cache_note(i)).expect(INFALLIBLE);
+        out.push_str(&rule_text("cache", cache_note(i), rule));
     }
     out
 }

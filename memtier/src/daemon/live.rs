@@ -367,7 +367,7 @@ impl Live {
     fn grows(&self, now: Time, proc: ProcKey) -> Option<Time> {
         let models = self.governor.models();
         let info = models.procs.get(proc)?;
-        let born = info.since.max(info.exec_at.unwrap_or_default());
+        let born = info.born();
         let age = now.since(born);
         let young = age <= YOUNG && models.heat.get(proc).is_none() && self.governor.selection(proc).placed();
         young.then(|| info.sampled_at.unwrap_or(born).after(Span(age.0 / YOUNG_PARTS).max(YOUNG_LEAST)))

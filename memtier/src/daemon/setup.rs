@@ -1,6 +1,6 @@
 //! Where the configuration comes from, so that `reload` can read it again: files, and what the command line said.
 
-use crate::config::{self, COMMAND_LINE, CacheRule, ConfigError, DEFAULT_PATH, Loaded, Target};
+use crate::config::{self, COMMAND_LINE, CacheRule, ConfigError, DEFAULT_PATH, Loaded, Target, rule_text};
 use crate::observe::memcached::{Address, BadAddress};
 use crate::plan::anything_selected;
 use std::path::PathBuf;
@@ -66,9 +66,9 @@ impl Setup {
 }
 
 fn servers(caches: &[CacheRule]) -> String {
-    caches.iter().map(|rule| format!("[[cache]]\n{}", toml::to_string(rule).expect("a rule is a flat table of scalars"))).collect()
+    caches.iter().map(|rule| rule_text("cache", "", rule)).collect()
 }
 
 fn rules(targets: &[Target]) -> String {
-    targets.iter().map(|t| format!("[[target]]\n{}", toml::to_string(t).expect("a rule is a flat table of scalars"))).collect()
+    targets.iter().map(|rule| rule_text("target", "", rule)).collect()
 }

@@ -29,6 +29,14 @@ pub struct ProcInfo {
     pub mapped_at: Option<Time>,
 }
 
+impl ProcInfo {
+    /// When what it runs now began, as far as we heard of it.
+    #[must_use]
+    pub fn born(&self) -> Time {
+        self.since.max(self.exec_at.unwrap_or_default())
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Procs {
     known: Capped<ProcKey, ProcInfo, PROCS>,

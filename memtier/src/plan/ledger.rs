@@ -237,7 +237,7 @@ impl Ledger {
         self.tiering.0.is_empty() && self.tiering.1 < then
     }
 
-    /// What was done to a memcached server; none where nothing was tried.
+    /// What was done to a memcached server; none for one that was never met.
     #[must_use]
     pub fn served(&self, server: ServerId) -> Option<&Served> {
         self.served.get(&server)

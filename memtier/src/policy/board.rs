@@ -281,7 +281,7 @@ impl Wants {
     fn of(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> Self {
         let sched = &view.models.sched;
         let lately = Time(view.now.0.saturating_sub(LATELY.0));
-        let born = info.since.max(info.exec_at.unwrap_or_default());
+        let born = info.born();
         let grew = view.models.heat.get(sample.proc).and_then(ProcHeat::grew_at);
         let grown = grew.filter(|&grew| born > lately && sched.heard(grew).is_some_and(|heard| heard.since(grew) >= HEARD));
         let from = lately.max(info.since).max(grown.unwrap_or_default());

@@ -2,7 +2,7 @@
 
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
-use crate::model::{Models, ProcHeat};
+use crate::model::{Models, ProcHeat, ProcInfo};
 use crate::plan::{Ledger, Selection, anything_selected};
 use crate::vocab::{
     Action, Bytes, Charge, Measure, Need, PolicyId, ProcKey, ProcSample, Quantity, Reason, Rule, Source, Span, Time,
@@ -130,7 +130,7 @@ fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
 #[must_use]
 pub fn comes_up(models: &Models, ledger: &Ledger, proc: ProcKey, now: Time) -> bool {
     let waits = ledger.placed(proc).is_some_and(|placed| placed.bound_at.is_some() && placed.moved_at.is_none());
-    let born = models.procs.get(proc).map(|info| info.since.max(info.exec_at.unwrap_or_default()));
+    let born = models.procs.get(proc).map(ProcInfo::born);
     let grew = models.heat.get(proc).and_then(ProcHeat::grew_at);
     waits && born.is_some_and(|born| now.since(born) < YOUNG) && grew.is_some_and(|grew| now.since(grew) < GROWN)
 }

@@ -65,7 +65,7 @@ pub fn caches(view: &CacheView) -> String {
         ]);
     }
     if !table.is_empty() {
-        write!(out, "{table}").expect("a String takes everything");
+        out.push_str(&table.to_string());
         put!(out, "  costs, earns: hits per second of a page less, and of a page more");
     }
     view.held.iter().for_each(|held| put!(out, "  {held}"));
