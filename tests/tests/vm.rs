@@ -247,7 +247,9 @@ fn soft_dirty_bits_are_left_to_those_who_use_them() {
     let armed = apply(Action::Arm { proc: key(&hog), ranges: vec![range(&hog, 0, PAGES)] });
     assert_eq!(armed.end, End::Done);
     assert_eq!(dirty(&hog), before, "arming changed soft-dirty bits");
-    assert!(page_out(&hog, 0, 1024).done.pages.0 > 1000);
+    // The kernel leaves what it has in its own hands at the moment (compaction, khugepaged): most is enough here.
+    let out = page_out(&hog, 0, 1024);
+    assert!(out.done.pages.0 > 512, "{out}");
     assert_eq!(dirty(&hog), before, "paging out changed soft-dirty bits");
     hog.read(0..PAGES).expect("the hog reads");
     assert!(dirty(&hog).iter().zip(&before).all(|(now, then)| now >= then), "paging in lost a soft-dirty bit");

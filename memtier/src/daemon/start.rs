@@ -131,9 +131,10 @@ impl std::fmt::Debug for Start {
     }
 }
 
-/// Two threads for sources and readers; the loop itself has the one that starts it.
+/// Sources, readers and the loop share one thread: what one tells another then wakes no CPU. What may wait for the kernel has
+/// threads of its own.
 fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("memtier-io").enable_all().build()
+    tokio::runtime::Builder::new_current_thread().thread_name("memtier-io").enable_all().build()
 }
 
 fn remove(path: &Path) {
