@@ -170,8 +170,7 @@ impl Live {
     /// Runs until `stop` comes, then puts everything back.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = observe::every(TICK);
         loop {
             let due = self.governor.due().min(self.young);
             let due = Duration::from_nanos(due.since(boottime()).0).min(Duration::from_secs(3600));

@@ -17,13 +17,14 @@ pub mod tenants;
 pub mod topology;
 pub mod walker;
 
+use crate::sys::clock::boottime;
 use crate::sys::files::ReadError;
 use crate::vocab::{Event, Source};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// A source of events.
 pub trait Observer {
@@ -104,10 +105,13 @@ async fn off_loop<T: Send + 'static>(look: impl FnOnce() -> Result<T, ReadError>
     }
 }
 
-/// A late tick is not made up for: two looks in a row tell nothing.
-fn every(period: Duration) -> Interval {
-    let mut interval = tokio::time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// At once, and then at whole multiples of the period on the kernel's clock: what looks as often looks at the same moment, and
+/// wakes a CPU once. Ticks that were missed are left out: two looks in a row tell nothing.
+pub(crate) fn every(period: Duration) -> Interval {
+    let past = Duration::from_nanos(boottime().0 % period.as_nanos().max(1) as u64);
+    let now = Instant::now();
+    let mut interval = tokio::time::interval_at(now.checked_sub(past).unwrap_or(now), period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
     interval
 }
 

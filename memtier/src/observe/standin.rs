@@ -7,6 +7,7 @@
 
 use super::host::node_ids;
 use super::maps::{self, Mapping, Tmpfs};
+use super::walker::RENEW;
 use crate::sys::files::{ReadError, Root, start_ticks};
 use crate::sys::page_idle::{self, Bitmap};
 use crate::sys::pagemap::{Entry, FrameFlags, PageMap};
@@ -17,6 +18,7 @@ use crate::vocab::{
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
 /// Blocks per chunk: 256 MiB.
 const CHUNK_BLOCKS: usize = 128;
@@ -48,6 +50,8 @@ pub struct StandIn {
     /// Absent without CAP_SYS_ADMIN.
     frames: Option<FrameFlags>,
     nodes: Nodes,
+    /// When these were looked up.
+    renewed: Instant,
     scans: u64,
 }
 
@@ -57,7 +61,7 @@ impl StandIn {
         let means = Bitmap::open(&root, mark).map_or(Means::Smaps, |bitmap| Means::PageIdle { bitmap, mark });
         let frames = File::open(root.path("/proc/kpageflags")).ok().map(FrameFlags);
         let nodes = Nodes::find(&root)?;
-        Ok(Self { root, means, frames, nodes, scans: 0 })
+        Ok(Self { root, means, frames, nodes, renewed: Instant::now(), scans: 0 })
     }
 
     /// The sentence that goes with everything this source tells.
@@ -81,6 +85,9 @@ impl StandIn {
             return Err(at("stat", io::Error::from_raw_os_error(libc::ESRCH)));
         }
         sink(Event::Sample(Sample::Maps(maps::as_sample(proc, &mappings))));
+        if self.renewed.elapsed() > RENEW {
+            (self.nodes, self.renewed) = (Nodes::find(&self.root)?, Instant::now());
+        }
         self.scans += 1;
         let (mut stats, mut blocks, mut from) = (Stats::default(), Vec::with_capacity(CHUNK_BLOCKS), 0);
         let mut send = |blocks: Vec<BlockSample>, range: AddrRange, last: bool, stats: &mut Stats| {

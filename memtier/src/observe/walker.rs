@@ -24,6 +24,10 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Which frame belongs to which node is looked up again this often: memory comes and goes.
+pub(super) const RENEW: Duration = Duration::from_secs(60);
 
 /// A walk that broke off, or never began.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,8 @@ pub struct Walker {
     decoder: Decoder,
     machine: Machine,
     walks: u64,
+    /// When it last looked up which frame belongs to which node.
+    renewed: Instant,
 }
 
 impl std::fmt::Debug for Walker {
@@ -122,6 +128,7 @@ impl Walker {
             decoder: Decoder::new(nodes, machine.frame_mask),
             machine,
             walks: 0,
+            renewed: Instant::now(),
         };
         walker.prove()?;
         Ok(walker)
@@ -189,8 +196,9 @@ impl Walker {
             sink(PageChunk { proc, scan, range: chunk.range, blocks, last: chunk.last });
             Ok(())
         })?;
-        if stats.unreadable > 0 {
-            // Rare. It may be memory that was added meanwhile: the next walk knows it.
+        // A table that cannot be read may lie in memory that was added: the next walk knows it.
+        if stats.unreadable > 0 || self.renewed.elapsed() > RENEW {
+            self.renewed = Instant::now();
             let nodes = host_nodes();
             self.bound(nodes.memory_end());
             self.decoder = Decoder::new(nodes, self.machine.frame_mask);

@@ -26,14 +26,13 @@ const PAIRS_IN_HALF: usize = 12;
 /// and the scheduler's choice between CPUs, which is most of the noise, is out of it.
 const CLIENT_CPU: usize = 0;
 const SERVER_CPU: usize = 1;
-/// Each side of a pair: throughput as fast as answers come, and latencies at the demo's rate. The sides mirror each other, so that
-/// their throughputs, which have to agree within a hundredth, are measured one right after the other.
+/// Each side of a pair: throughput as fast as answers come, then latencies at the demo's rate.
 const FLAT_OUT: Duration = Duration::from_secs(6);
 const PACED: Duration = Duration::from_secs(6);
 /// After a change of load, not measured.
 const SETTLE: Duration = Duration::from_secs(1);
-/// A daemon that was started anew has walked the server by then, and armed it: a period of the scan and a little.
-const AT_WORK: Duration = Duration::from_secs(12);
+/// A daemon that was started anew is past its warm-up, and at work: three walks.
+const AT_WORK: Duration = Duration::from_secs(6);
 /// In each half the first daemon pages out what is cold. A brake that held, and eased for a quarter of a step at a time, makes
 /// that long; after so long it is measured anyway.
 const MOST_LEARNING: Duration = Duration::from_secs(180);
@@ -42,8 +41,8 @@ const QUIET: Duration = Duration::from_secs(14);
 /// With values that do not compress: by then it must have stopped.
 const INCOMPRESSIBLE: Duration = Duration::from_secs(45);
 
-/// Learns in a minute what is cold: ages a tenth of the defaults. Once it is out, daemons with the defaults are measured.
-const LEARNING: &str = r"[scan]
+/// The demo's settings (minutes instead of days), faster once more, since each pair begins anew: ages a tenth of the defaults.
+const CONFIG: &str = r"[scan]
 period_ms = 2000
 [heat]
 age_tick_ms = 1000
@@ -126,27 +125,23 @@ impl Bench {
             .map_err(|e| format!("filling memcached: {e}"))
     }
 
-    /// What the load sees at the demo's rate.
-    fn paced(&self, load: &Load) -> Result<Window, String> {
-        load.pace(Some(SHAPE.rate));
-        self.interrupt.sleep(SETTLE)?;
-        load.take(Instant::now())?;
-        let since = Instant::now();
-        self.interrupt.sleep(PACED)?;
-        load.take(since)
-    }
-
-    /// What it sees when it asks as fast as answers come, and the CPU time that the server takes for a request, in us.
-    fn flat_out(&self, pid: u32, load: &Load) -> Result<(Window, f64), String> {
+    /// What the load sees in a while, and the CPU time that the server takes meanwhile.
+    fn window(&self, pid: u32, load: &Load, time: Duration, rate: Option<u64>) -> Result<(Window, f64), String> {
         let cpu_s = || vital::of(pid).map(|v| v.user_s + v.system_s);
-        load.pace(None);
+        load.pace(rate);
         self.interrupt.sleep(SETTLE)?;
         load.take(Instant::now())?;
         let (since, before) = (Instant::now(), cpu_s()?);
-        self.interrupt.sleep(FLAT_OUT)?;
-        let (window, cpu_s) = (load.take(since)?, cpu_s()? - before);
-        let request_us = 1e6 * cpu_s / window.latency.len().max(1) as f64;
-        Ok((window, request_us))
+        self.interrupt.sleep(time)?;
+        Ok((load.take(since)?, cpu_s()? - before))
+    }
+
+    fn side(&self, pid: u32, socket: &Path) -> Result<Side, String> {
+        let load = pinned(CLIENT_CPU, || Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))?;
+        let (flat_out, cpu_s) = self.window(pid, &load, FLAT_OUT, None)?;
+        let (paced, _) = self.window(pid, &load, PACED, Some(SHAPE.rate))?;
+        let request_us = 1e6 * cpu_s / flat_out.latency.len().max(1) as f64;
+        Ok(Side { paced, flat_out, request_us })
     }
 
     fn paged_out(&self) -> Result<f64, String> {
@@ -176,7 +171,7 @@ impl Bench {
         self.fill(&other.socket, &SHAPE)?;
         for _ in 0..HALVES {
             self.stage.recall()?;
-            self.start_daemon(LEARNING)?;
+            self.start_daemon()?;
             // What is hot shows under load only.
             self.load(&SHAPE)?;
             learned_s.push(self.learn()?);
@@ -192,8 +187,8 @@ impl Bench {
         Ok(Pairs { pairs, learned_s })
     }
 
-    fn start_daemon(&mut self, config: &str) -> Result<(), String> {
-        self.stage.start_daemon(config, &["--act"], false, Some(SERVER_CPU))
+    fn start_daemon(&mut self) -> Result<(), String> {
+        self.stage.start_daemon(CONFIG, &["--act"], false, Some(SERVER_CPU))
     }
 
     fn load(&mut self, shape: &Shape) -> Result<(), String> {
@@ -202,21 +197,16 @@ impl Bench {
 
     /// The server whose cold memory is in zram, with a daemon at work on it; at once after that the other one, and no daemon.
     fn pair(&mut self, socket: &Path, other: &Memcached) -> Result<Pair, String> {
-        self.start_daemon("")?;
-        let load = start_load(socket)?;
+        self.start_daemon()?;
+        self.load(&SHAPE)?;
         self.interrupt.sleep(AT_WORK)?;
+        self.stage.end_load();
         let (cpu, began) = (self.stage.daemon_cpu()?, Instant::now());
-        let paced = self.paced(&load)?;
-        let (flat_out, request_us) = self.flat_out(self.stage.memcached_pid()?, &load)?;
-        let with = Side { paced, flat_out, request_us };
+        let with = self.side(self.stage.memcached_pid()?, socket)?;
         let daemon_percent = self.stage.daemon_cpu()?.since(&cpu, began.elapsed()).percent();
-        drop(load);
         let sizes = self.stage.sizes()?;
         self.stage.end_daemon()?;
-        let load = start_load(&other.socket)?;
-        let (flat_out, request_us) = self.flat_out(other.pid(), &load)?;
-        let without = Side { flat_out, request_us, paced: self.paced(&load)? };
-        drop(load);
+        let without = self.side(other.pid(), &other.socket)?;
         let whole = vital::of(other.pid())?.rss as f64;
         let left = sizes.memcached.rss as f64 + sizes.zram.cost as f64;
         Ok(Pair { without, with, saved_percent: 100.0 * (whole - left) / whole.max(1.0), daemon_percent })
@@ -232,7 +222,7 @@ impl Bench {
         self.fill(&socket, &shape)?;
         self.load(&shape)?;
         let start = self.stage.sizes()?;
-        self.start_daemon(LEARNING)?;
+        self.start_daemon()?;
         self.interrupt.sleep(INCOMPRESSIBLE)?;
         let before = self.paged_out()?;
         self.interrupt.sleep(QUIET)?;
@@ -249,10 +239,6 @@ impl Bench {
             format!("{out} of {of} MiB went out before it stopped; it says: {}", reason.unwrap_or("nothing of the cost of swap"));
         Ok(Row::new(STOPPED.0, "", STOPPED.1, against, &[f64::from(u8::from(stopped))]))
     }
-}
-
-fn start_load(socket: &Path) -> Result<Load, String> {
-    pinned(CLIENT_CPU, || Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))
 }
 
 /// Runs `start` on one CPU; the threads and processes that it starts stay there.
@@ -272,8 +258,8 @@ fn rows(Pairs { pairs, learned_s }: &Pairs) -> Vec<Row> {
     let interval = Interval::of_parts(&throughput.chunks(PAIRS_IN_HALF).collect::<Vec<_>>());
     let wrong = each(&|p| [&p.with, &p.without].iter().map(|s| s.paced.wrong + s.flat_out.wrong).sum::<u64>() as f64);
     let row = |metric, unit, against: &str, runs: &[f64]| Row::new(metric, unit, Goal::None, against, runs);
-    let what = "memcached, 1.5 GiB of items; with: what is cold was paged out, and a daemon is at work with its default settings; \
-                without: another server, all in memory, no daemon";
+    let what = "memcached, 1.5 GiB of items; with: what is cold was paged out, and a daemon is at work; without: another server, all in \
+                memory, no daemon";
     let bound = interval.map_or_else(String::new, |i| format!("95 % interval {:.4} .. {:.4}, mean {:.4}", i.low, i.high, i.mean));
     let low: Vec<f64> = interval.iter().map(|i| i.low).collect();
     vec![
