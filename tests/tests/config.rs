@@ -15,7 +15,7 @@ fn refused(text: &str, messages: &[&str]) {
 #[test]
 fn refusals_word_for_word() {
     const SCAN: &str = "period_ms, walk_permil_of_core, min_resident_mib, max_procs";
-    const KEYS: &str = "pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier";
+    const KEYS: &str = "pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier, cpuset";
     const TABLES: &str = "daemon, scan, heat, arm, budget, brake, autocold, slide, numa, tier, caches, trace, target, cache";
     let cases: &[(&str, &[&str])] = &[
         (
@@ -66,7 +66,12 @@ fn refusals_word_for_word() {
         ("[[target]]\ncomm = \"a\"\nexclude = 1\n", &["m.toml:3: target.exclude must be true or false, not the number 1"]),
         (
             "[[target]]\ncomm = \"a\"\nexclude = true\nfloor_mib = 9\n",
-            &["m.toml:1: target.exclude contradicts policy, floor_mib, moved_mib_per_s, numa and tier: keep one side"],
+            &["m.toml:1: target.exclude contradicts policy, floor_mib, moved_mib_per_s, numa, tier and cpuset: keep one side"],
+        ),
+        ("[[target]]\ncomm = \"a\"\ncpuset = \"/a\"\n", &["m.toml:3: target.cpuset must be true or false, not the string \"/a\""]),
+        (
+            "[[target]]\ncomm = \"a\"\ncpuset = true\nnuma = false\n",
+            &["m.toml:1: target.cpuset says how numa binds, and numa = false or policy = \"watch\" lets it bind nobody: keep one"],
         ),
         ("[scan]\nperiod_ms = 500\nperiod_ms = 600\n", &["m.toml:3: duplicate key"]),
         // Everything wrong at once, in the order of the lines.

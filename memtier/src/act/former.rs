@@ -4,10 +4,11 @@
 
 use crate::sys::affinity::CpuMask;
 use crate::sys::tasks::{Task, TaskKey};
-use crate::vocab::{ProcKey, Span, Time};
+use crate::vocab::{CgroupId, ProcKey, Span, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 
 /// What is kept of a process that is bound; also what a bind adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +78,7 @@ impl Former {
     }
 }
 
-/// Keeps former affinities where they outlive the daemon.
+/// Keeps former affinities and cpusets where they outlive the daemon.
 pub trait Diary {
     /// What is kept of a process. One that was born bound has what the one had that it descends from; `ancestors` are its own,
     /// the nearest first.
@@ -85,6 +86,11 @@ pub trait Diary {
     /// Adds to what is kept of a process and waits until it is on the medium; then calls `change`, and lets nobody undo
     /// anything meanwhile. On an error nothing was changed.
     fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()>;
+    /// What `cpuset.cpus` of a cgroup held before we wrote it; none where we did not, or somebody else did since.
+    fn cpuset_had(&mut self, cgroup: CgroupId) -> Option<String>;
+    /// Writes `cpuset.cpus` in the directory of a cgroup, once what it holds is on the medium. False: somebody else set it since
+    /// we did, and it stays.
+    fn set_cpuset(&mut self, cgroup: CgroupId, dir: &Path, cpus: &CpuMask) -> io::Result<bool>;
 }
 
 /// Tasks under the mask they had: most have the same.

@@ -1,22 +1,24 @@
 //! The system calls that the hands make, on the real kernel.
 
-use super::{Calls, Ground, Placing};
+use super::{Calls, Cgroups, Ground, Placing};
 use crate::sys::affinity::{self, CpuMask};
+use crate::sys::cgroup::{Hierarchy, Version};
 use crate::sys::clock;
-use crate::sys::files::field;
+use crate::sys::files::{Root, field, start_ticks};
 use crate::sys::memory::{self, Advice};
 use crate::sys::numa;
 use crate::sys::page_idle::{Bitmap, Words};
 use crate::sys::pagemap::{Entry, Flags, FrameFlags, PageMap};
 use crate::sys::psi::Stall;
 use crate::sys::tasks::{Task, Tasks, gone};
-use crate::vocab::{AddrRange, Bytes, NodeId, Pages, ProcKey, Time};
+use crate::vocab::{AddrRange, Bytes, Group, NodeId, Pages, ProcKey, Time};
 use nix::fcntl::OFlag;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Lines of one write to swap_pages: what etmem writes at a time.
@@ -31,6 +33,8 @@ pub struct Kernel {
     /// Where the kernel tracks idle pages and we may mark them.
     bitmap: Option<Bitmap>,
     held: Option<Held>,
+    /// Once it was asked for.
+    keeps_masks: Option<bool>,
     calls: u64,
 }
 
@@ -245,5 +249,51 @@ impl Placing for Kernel {
         // It comes a page of text at a time.
         self.calls += 1 + (text.len() / 4096) as u64;
         Ok(numa::by_node(&text))
+    }
+}
+
+impl Cgroups for Kernel {
+    fn cgroup(&mut self, group: &Group) -> io::Result<Option<PathBuf>> {
+        self.calls += 4;
+        let root = Root::host();
+        let found = Hierarchy::find(&root).map_err(io::Error::other)?.filter(|hierarchy| hierarchy.version == Version::V2);
+        let same = found.filter(|hierarchy| hierarchy.id(&root, &group.path) == group.id);
+        Ok(same.and_then(|hierarchy| hierarchy.dir(&group.path)))
+    }
+    fn cgroup_file(&mut self, path: &Path) -> io::Result<Option<String>> {
+        self.calls += 4;
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text.trim_end().to_owned())),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+    fn cgroups_below(&mut self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.calls += 4;
+        let mut below = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            below.extend(entry.file_type()?.is_dir().then(|| entry.path()));
+        }
+        below.sort_unstable();
+        Ok(below)
+    }
+    fn family(&mut self, pid: u32) -> io::Result<Option<(Vec<ProcKey>, Vec<Task>)>> {
+        self.calls += 4;
+        let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
+            Err(e) if gone(&e) => return Ok(None),
+            stat => stat?,
+        };
+        let Some(proc) = start_ticks(&stat).map(|start| ProcKey { pid, start }) else { return Ok(None) };
+        let Some(mut tasks) = Tasks::of(proc)? else { return Ok(None) };
+        let family = tasks.ancestors().and_then(|line| Ok(([vec![proc], line].concat(), tasks.all()?)));
+        self.calls += tasks.calls();
+        family.map(Some)
+    }
+    /// By the type in which such kernels hand a mask on.
+    fn keeps_masks(&mut self) -> bool {
+        const NAME: &[u8] = b"\0affinity_context\0";
+        let look = || std::fs::read("/sys/kernel/btf/vmlinux").is_ok_and(|types| types.windows(NAME.len()).any(|at| at == NAME));
+        *self.keeps_masks.get_or_insert_with(look)
     }
 }

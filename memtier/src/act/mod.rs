@@ -5,6 +5,7 @@
 //! threads may run outlives a step: a [`Diary`] keeps what it was before it is changed.
 
 mod bind;
+mod cpuset;
 mod former;
 mod ground;
 mod kernel;
@@ -19,6 +20,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use cpuset::Cgroups;
 pub use former::{Diary, Former, Whose};
 pub use ground::Ground;
 pub use kernel::Kernel;

@@ -1,10 +1,11 @@
 //! Steps that place a process: bind its threads, move its pages, and the blunt move of all its memory.
 //!
-//! Cost (docs/hands.md): a bind takes some eight calls a thread and pass; a page move a look and a move per 2048 pages
+//! Cost (docs/hands.md): a bind takes some eight calls a thread and pass, one of a cgroup no more; a page move a look and a move per 2048 pages
 //! at most. A move takes the target's mmap_lock for reading only while it collects pages; whoever touches a page under way
 //! waits for it.
 
 use super::bind::Bind;
+use super::cpuset::{Cgroups, Cpuset};
 use super::ground::{Coming, Ground, Stop, end, guards};
 use super::moves::Moves;
 use super::{Actuator, Diary, Kernel, Reins};
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 /// What this hand asks of the kernel beside what all do; all of it about the process that is held.
-pub trait Placing: Ground {
+pub trait Placing: Ground + Cgroups {
     /// The pid is still its own, and it is no zombie.
     fn has_memory(&mut self) -> io::Result<bool>;
     /// The nearest first.
@@ -80,7 +81,8 @@ impl<D: Diary, C: Placing> Placer<D, C> {
         }
         let Self { calls, diary, reins } = self;
         match &step.action {
-            Action::Bind { proc: _, cpus } => Bind::new(calls, diary, reins, step).run(cpus, sum),
+            Action::Bind { proc: _, cpus, cgroup: None } => Bind::new(calls, diary, reins, step).run(cpus, sum),
+            Action::Bind { proc: _, cpus, cgroup: Some(group) } => Cpuset { calls, diary, reins, step, group }.run(cpus, sum),
             Action::MovePages { proc: _, to, ranges } => Moves::new(calls, reins, step).run(*to, ranges, sum),
             Action::Migrate { proc: _, from, to } => migrate(calls, step, from, *to, sum),
             Action::Scan { .. }

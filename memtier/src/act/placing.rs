@@ -1,5 +1,7 @@
 //! The hand that places, on a fake table of system calls: every reason, and what is kept before what is changed.
 
+mod cgroups;
+
 use super::{Actuator as _, Diary, Former, Ground, Placer, Placing, Reins, Whose};
 use crate::config;
 use crate::sys::affinity::CpuMask;
@@ -7,12 +9,13 @@ use crate::sys::numa::UNTOLD;
 use crate::sys::pagemap::{Entry, Flags};
 use crate::sys::tasks::{Task, TaskKey};
 use crate::vocab::{
-    Action, AddrRange, Bytes, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey, Reason,
-    Rule, Step, StepId, Time,
+    Action, AddrRange, Bytes, CgroupId, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey,
+    Reason, Rule, Step, StepId, Time,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +64,12 @@ struct World {
     /// First pages of each move.
     moves: Vec<Vec<u64>>,
     pauses: u64,
+    /// Files of cgroups, and who is in them beside the process.
+    files: BTreeMap<PathBuf, String>,
+    others: BTreeMap<u32, (Vec<ProcKey>, Vec<Task>)>,
+    keeps_masks: bool,
+    /// What `cpuset.cpus` held, once it is written.
+    cpuset: Option<String>,
 }
 
 #[derive(Clone)]
@@ -98,6 +107,10 @@ impl World {
             binds: Vec::new(),
             moves: Vec::new(),
             pauses: 0,
+            files: BTreeMap::new(),
+            others: BTreeMap::new(),
+            keeps_masks: true,
+            cpuset: None,
         }
     }
     /// Threads from 7 on with these masks.
@@ -312,6 +325,12 @@ impl Diary for Fake {
         change();
         Ok(())
     }
+    fn cpuset_had(&mut self, _: CgroupId) -> Option<String> {
+        self.0.borrow().cpuset.clone()
+    }
+    fn set_cpuset(&mut self, cgroup: CgroupId, dir: &Path, cpus: &CpuMask) -> io::Result<bool> {
+        cgroups::set(self, cgroup, dir, cpus)
+    }
 }
 
 fn step(action: Action, guards: Vec<Guard>) -> Step {
@@ -336,7 +355,7 @@ fn apply(world: World, step: &Step) -> (Outcome, World) {
 
 fn bind(world: World, cpus: &str) -> (Outcome, World) {
     let cpus: Vec<CpuId> = mask(cpus).cpus().collect();
-    apply(world, &step(Action::Bind { proc: PROC, cpus }, vec![Guard::Alive(PROC)]))
+    apply(world, &step(Action::Bind { proc: PROC, cpus, cgroup: None }, vec![Guard::Alive(PROC)]))
 }
 
 fn moves(ranges: Vec<AddrRange>) -> Action {
@@ -511,7 +530,7 @@ fn a_child_that_was_born_bound_had_what_its_parent_had() {
 
 #[test]
 fn a_dry_run_and_a_step_for_another_hand() {
-    let action = Action::Bind { proc: PROC, cpus: vec![CpuId(0)] };
+    let action = Action::Bind { proc: PROC, cpus: vec![CpuId(0)], cgroup: None };
     let (outcome, world) = apply(World::threads(&["0-3"]), &step(action, vec![Guard::DryRun]));
     assert_eq!((outcome.end, world.binds.len()), (End::Skipped(Guard::DryRun), 0));
     let (outcome, _) = apply(World::new(), &step(Action::Arm { proc: PROC, ranges: vec![] }, vec![]));

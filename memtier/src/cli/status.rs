@@ -33,7 +33,7 @@ pub fn run(common: &Common, Args { footprint }: &Args) -> Ended {
         }
         for Held { setting, old, ours } in held.iter().filter(|_| !common.json) {
             let now = match &setting {
-                Setting::File { .. } | Setting::Server(_) => ours.last().cloned().unwrap_or_default(),
+                Setting::File { .. } | Setting::Cpuset { .. } | Setting::Server(_) => ours.last().cloned().unwrap_or_default(),
                 // Those of one process may differ.
                 Setting::Affinity { .. } => ours.join(" or "),
             };

@@ -31,6 +31,8 @@ pub struct Target {
     pub numa: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<bool>,
 }
 
 /// What a key of a rule takes, and where it goes. A number arrives inside its range.
@@ -121,12 +123,18 @@ pub(super) static KEYS: &[Key] = &[
         meaning: "Move memory of a matching process between fast and slow nodes (true if absent, unless policy is watch).",
         example: "false",
     },
+    Key {
+        name: "cpuset",
+        kind: Kind::Flag(|t, v| t.cpuset = Some(v)),
+        meaning: "Where numa binds a matching process, bind its cgroup (version 2) as one by cpuset.cpus, not each thread by its affinity (false if absent).",
+        example: "true",
+    },
 ];
 
 impl Target {
     /// What makes the rule meaningless, in words; each names what to write instead.
     pub(super) fn faults(&self) -> Vec<String> {
-        let Self { pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier } = self;
+        let Self { pid, comm, exe, cgroup, unit, uid, exclude, policy, floor_mib, moved_mib_per_s, numa, tier, cpuset } = self;
         let mut faults = Vec::new();
         let texts = [("comm", comm), ("exe", exe), ("cgroup", cgroup), ("unit", unit)];
         if pid.is_none() && uid.is_none() && texts.iter().all(|(_, text)| text.is_none()) {
@@ -146,9 +154,17 @@ impl Target {
         if let Some(unit) = unit.as_deref().filter(|u| !u.is_empty() && !u.contains('.')) {
             faults.push(format!("target.unit needs the suffix of the unit: \"{unit}.service\"?"));
         }
-        let places = numa.is_some() || tier.is_some();
+        let places = numa.is_some() || tier.is_some() || cpuset.is_some();
         if *exclude && (policy.is_some() || floor_mib.is_some() || moved_mib_per_s.is_some() || places) {
-            faults.push("target.exclude contradicts policy, floor_mib, moved_mib_per_s, numa and tier: keep one side".to_owned());
+            faults.push(
+                "target.exclude contradicts policy, floor_mib, moved_mib_per_s, numa, tier and cpuset: keep one side".to_owned(),
+            );
+        }
+        if !*exclude && *cpuset == Some(true) && (*numa == Some(false) || *policy == Some(PolicyId::Watch)) {
+            faults.push(
+                "target.cpuset says how numa binds, and numa = false or policy = \"watch\" lets it bind nobody: keep one"
+                    .to_owned(),
+            );
         }
         faults
     }

@@ -11,6 +11,9 @@
 //! Where threads may run is such a setting, too: what each of a process's tasks had is one entry for all that are bound at a
 //! time, and daemon/unbind gives it back.
 //!
+//! Where a cgroup may run (`cpuset.cpus`) is a file like others, but of that cgroup alone: one of the same name that was made later
+//! is another.
+//!
 //! So are settings of memcached servers, whose present value is asked of the server: daemon/levers.
 //!
 //! The daemon's loop and the hand that binds share it: one lock is held from the entry in the log to the change, and nobody
@@ -19,18 +22,19 @@
 //! Deliberately absent: what is changed and when (daemon/settings, act/bind), effects that vanish with the process, page-outs
 //! (paged-out memory comes back on touch).
 
+use super::cpusets::{cpus_file, write_cpus};
 use super::levers::{self, ServerSetting};
 use super::unbind::{Threads, unbind};
 use crate::act::{Diary, Former};
 use crate::compat::numad::list;
 use crate::sys::affinity::CpuMask;
-use crate::vocab::{ProcKey, ServerLife};
+use crate::vocab::{CgroupId, ProcKey, ServerLife};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,8 +45,10 @@ const LOG_MOST: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setting {
-    /// A value in sysfs, procfs or a cgroup directory.
+    /// A value in sysfs or procfs.
     File { path: PathBuf },
+    /// `cpuset.cpus` of a cgroup: the CPUs that all in it may run on.
+    Cpuset { cgroup: CgroupId, dir: PathBuf },
     /// The CPUs that tasks of a process may run on.
     Affinity { proc: ProcKey, tasks: Vec<u32> },
     /// Of a memcached server.
@@ -53,6 +59,7 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path } => path.display().fmt(f),
+            Self::Cpuset { cgroup: _, dir } => cpus_file(dir).display().fmt(f),
             Self::Server(setting) => setting.fmt(f),
             Self::Affinity { proc, tasks } => match tasks.as_slice() {
                 [task] => write!(f, "CPUs of {proc} (task {task})"),
@@ -72,6 +79,10 @@ impl fmt::Display for Setting {
 pub trait Settings {
     fn read(&self, path: &Path) -> io::Result<String>;
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
+    /// The kernel's id of the cgroup with this directory.
+    fn cgroup(&self, _: &Path) -> io::Result<CgroupId> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// `None`: the server does not tell this one.
     fn ask(&self, _: &ServerSetting) -> io::Result<Option<String>> {
         Err(io::ErrorKind::Unsupported.into())
@@ -92,6 +103,9 @@ impl Settings for HostSettings {
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
         // No O_CREAT: a setting that does not exist must not become a plain file.
         OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+    }
+    fn cgroup(&self, dir: &Path) -> io::Result<CgroupId> {
+        Ok(CgroupId(std::fs::metadata(dir)?.ino()))
     }
     fn ask(&self, setting: &ServerSetting) -> io::Result<Option<String>> {
         levers::ask(setting)
@@ -133,6 +147,10 @@ pub struct Held {
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Restored,
+    /// The kernel does not take the old value any more, and got another that does the same.
+    RestoredAs {
+        value: String,
+    },
     /// It held the old value already: we were killed before the change, or somebody else put it back.
     WasOld,
     /// It holds a value that is neither the old one nor ours: somebody else's now.
@@ -159,6 +177,12 @@ impl fmt::Display for Undone {
         let Self { setting, old, verdict } = self;
         match verdict {
             Verdict::Restored => write!(f, "{setting}: restored to {old:?}"),
+            Verdict::RestoredAs { value } => {
+                write!(
+                    f,
+                    "{setting}: restored to {value:?}, which does what {old:?} did: that is not taken while somebody is in it"
+                )
+            }
             Verdict::WasOld => write!(f, "{setting}: holds {old:?} already"),
             Verdict::LeftAlone { present } => {
                 write!(f, "{setting}: left alone, somebody set it to {present:?} after memtier (it was {old:?} before)")
@@ -237,6 +261,12 @@ impl Diary for Shared {
     fn keep(&mut self, proc: ProcKey, more: Former, change: &mut dyn FnMut()) -> io::Result<()> {
         self.lock().keep(proc, more, change)
     }
+    fn cpuset_had(&mut self, cgroup: CgroupId) -> Option<String> {
+        self.lock().cpuset_had(&HostSettings, cgroup)
+    }
+    fn set_cpuset(&mut self, cgroup: CgroupId, dir: &Path, cpus: &CpuMask) -> io::Result<bool> {
+        self.lock().set_cpuset(&mut HostSettings, cgroup, dir, cpus)
+    }
 }
 
 impl Footprint {
@@ -288,6 +318,15 @@ impl Footprint {
         self.path.with_file_name("paused")
     }
 
+    /// Files and settings of servers that are changed, oldest first.
+    pub(super) fn changed(&self) -> &[Held] {
+        &self.kept.files
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// What is held: files, oldest first, then tasks by what they had.
     #[must_use]
     pub fn held(&self) -> Vec<Held> {
@@ -309,7 +348,7 @@ impl Footprint {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.kept.files.iter().filter_map(|held| match &held.setting {
             Setting::File { path } => Some(path.as_path()),
-            Setting::Affinity { .. } | Setting::Server(_) => None,
+            Setting::Cpuset { .. } | Setting::Affinity { .. } | Setting::Server(_) => None,
         })
     }
 
@@ -320,7 +359,16 @@ impl Footprint {
 
     /// Changes a setting, after the log knows how to put it back. False: it is somebody else's now, and stays as it is.
     pub fn change(&mut self, host: &mut impl Settings, path: &Path, new: &str) -> Result<bool, FootprintError> {
-        let setting = Setting::File { path: path.to_owned() };
+        self.change_file(host, Setting::File { path: path.to_owned() }, path, new)
+    }
+
+    pub(super) fn change_file(
+        &mut self,
+        host: &mut impl Settings,
+        setting: Setting,
+        path: &Path,
+        new: &str,
+    ) -> Result<bool, FootprintError> {
         let failed = |what| {
             let setting = setting.clone();
             move |source| FootprintError::Setting { what, setting, source }
@@ -337,7 +385,7 @@ impl Footprint {
         self.append(Entry::Change { setting: setting.clone(), old: old.clone(), new: new.to_owned() })?;
         if let Err(source) = host.write(path, new) {
             // Settles whether anything changed, and forgets what did not.
-            self.restore(host, path)?;
+            self.put_back(host, setting.clone())?;
             return Err(failed("write")(source));
         }
         let reads = host.read(path).map_err(failed("read back"))?;
@@ -403,28 +451,33 @@ impl Footprint {
         self.put_back(host, Setting::File { path: path.to_owned() })
     }
 
-    fn put_back(&mut self, host: &mut impl Settings, setting: Setting) -> Result<Option<Undone>, FootprintError> {
+    pub(super) fn put_back(&mut self, host: &mut impl Settings, setting: Setting) -> Result<Option<Undone>, FootprintError> {
         let Some(Held { old, ours, .. }) = self.kept.files.iter().find(|held| held.setting == setting).cloned() else {
             return Ok(None);
         };
         let failed = |error: io::Error| Verdict::Failed { why: error.to_string() };
-        let present = match &setting {
-            Setting::File { path } => host.read(path).map(Some),
-            Setting::Server(setting) => host.ask(setting),
-            // Held by process: see `unbind`.
-            Setting::Affinity { .. } => return Ok(None),
-        };
+        // Held by process: see `unbind`.
+        if matches!(setting, Setting::Affinity { .. }) {
+            return Ok(None);
+        }
+        let present = present(host, &setting);
         let mut write = || match &setting {
-            Setting::File { path } => host.write(path, &old),
-            Setting::Server(setting) => host.set(setting, &old),
-            Setting::Affinity { .. } => Ok(()),
+            Setting::File { path } => host.write(path, &old).map(|()| None),
+            Setting::Cpuset { dir, .. } => write_cpus(host, &cpus_file(dir), &old),
+            Setting::Server(setting) => host.set(setting, &old).map(|()| None),
+            Setting::Affinity { .. } => Ok(None),
         };
         let verdict = match present {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Gone,
+            // The second: a cgroup that was removed under the look.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => Verdict::Gone,
             Err(error) => failed(error),
             Ok(Some(present)) if present == old => Verdict::WasOld,
             Ok(Some(present)) if !ours.contains(&present) => Verdict::LeftAlone { present },
-            Ok(Some(_) | None) => write().map_or_else(failed, |()| Verdict::Restored),
+            Ok(Some(_) | None) => match write() {
+                Ok(None) => Verdict::Restored,
+                Ok(Some(value)) => Verdict::RestoredAs { value },
+                Err(error) => failed(error),
+            },
         };
         if !matches!(verdict, Verdict::Failed { .. }) {
             self.append(Entry::Released(setting.clone()))?;
@@ -474,6 +527,10 @@ impl Footprint {
     /// Puts everything back, newest first, and removes the log when nothing is held any more.
     pub fn undo(&mut self, host: &mut (impl Settings + Threads)) -> Result<Vec<Undone>, FootprintError> {
         let mut told = Vec::new();
+        // Before affinities: what a cpuset forbids cannot be given back.
+        for cgroup in self.cgroups().collect::<Vec<_>>() {
+            told.extend(self.free_cgroup(host, cgroup)?);
+        }
         for proc in self.bound().collect::<Vec<_>>() {
             told.extend(self.unbind(host, proc)?);
         }
@@ -549,6 +606,17 @@ impl Footprint {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    }
+}
+
+/// `None`: nobody can tell it.
+pub(super) fn present(host: &impl Settings, setting: &Setting) -> io::Result<Option<String>> {
+    match setting {
+        Setting::File { path } => host.read(path).map(Some),
+        Setting::Cpuset { cgroup, dir } if host.cgroup(dir)? != *cgroup => Err(io::ErrorKind::NotFound.into()),
+        Setting::Cpuset { cgroup: _, dir } => host.read(&cpus_file(dir)).map(Some),
+        Setting::Server(setting) => host.ask(setting),
+        Setting::Affinity { .. } => Ok(None),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::caches::Caches;
 use super::control::{Ask, Door};
 use super::dispatch::Dispatch;
-use super::footprint::{HostSettings, Shared};
+use super::footprint::{Footprint, HostSettings, Shared};
 use super::ingest::Intake;
 use super::log::Log;
 use super::metrics::Tally;
@@ -22,7 +22,7 @@ use crate::sys::clock::boottime;
 use crate::sys::files::Root;
 use crate::vocab::{
     Action, Event, HostFacts, KernelEvent, Outcome, PolicyId, ProcKey, ProcSample, Request, Sample, Source, Span, Stamped, Step,
-    StepId, Time,
+    StepId, Subject, Time,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -94,10 +94,10 @@ pub struct Live {
     pub(super) waiting: Vec<Waiting>,
     /// Steps under way.
     open: BTreeMap<StepId, Action>,
-    /// Bound processes that nothing wanted bound at the last tick.
-    unwanted: BTreeSet<ProcKey>,
-    /// Of these, whom the kernel would not let go, and when that was.
-    refused: BTreeMap<ProcKey, Time>,
+    /// Bound processes and cgroups that nothing wanted bound at the last tick.
+    unwanted: BTreeSet<Subject>,
+    /// Of these, what the kernel would not let go, and when that was.
+    refused: BTreeMap<Subject, Time>,
     asks: mpsc::Receiver<Ask>,
     door: Door,
     log: Log,
@@ -389,29 +389,46 @@ impl Live {
     /// Sets processes free that nothing wants bound any more, and forgets those that are gone. A program that was just
     /// executed is selected again with the next look at it: one tick is not enough.
     fn unbind(&mut self) {
-        let bound: BTreeSet<ProcKey> = self.footprint.lock().bound().collect();
-        let unwanted: BTreeSet<ProcKey> = bound.into_iter().filter(|proc| !self.placed(*proc)).collect();
+        let held = bound(&self.footprint.lock());
+        let unwanted: BTreeSet<Subject> = held.into_iter().filter(|one| !self.wanted(*one)).collect();
         let now = boottime();
-        self.refused.retain(|proc, at| unwanted.contains(proc) && now.since(*at) < UNBIND_AGAIN);
-        for proc in
-            unwanted.intersection(&self.unwanted).filter(|proc| !self.refused.contains_key(proc)).copied().collect::<Vec<_>>()
+        self.refused.retain(|one, at| unwanted.contains(one) && now.since(*at) < UNBIND_AGAIN);
+        for one in unwanted.intersection(&self.unwanted).filter(|one| !self.refused.contains_key(one)).copied().collect::<Vec<_>>()
         {
-            let undone = self.footprint.lock().unbind(&mut HostSettings, proc);
+            let mut footprint = self.footprint.lock();
+            let undone = match one {
+                Subject::Proc(proc) => footprint.unbind(&mut HostSettings, proc),
+                Subject::Cgroup(cgroup) => footprint.free_cgroup(&mut HostSettings, cgroup),
+                Subject::Host | Subject::Cache(_) => continue,
+            };
             match undone {
                 Ok(undone) => undone.iter().for_each(|undone| tracing::info!(%undone, "no longer to be placed")),
                 Err(error) => tracing::error!(%error, "setting"),
             }
             // What could not be put back is still held.
-            if self.footprint.lock().bound().any(|held| held == proc) {
-                self.refused.insert(proc, now);
+            if bound(&footprint).contains(&one) {
+                self.refused.insert(one, now);
             }
         }
         self.unwanted = unwanted;
     }
 
-    fn placed(&self, proc: ProcKey) -> bool {
+    /// Whether somebody is still to be placed by what is bound.
+    fn wanted(&self, bound: Subject) -> bool {
         let config = self.governor.config();
-        config.daemon.act && config.numa.enabled && self.governor.selection(proc).placed()
+        let placed = |proc, cpuset| {
+            let selection = self.governor.selection(proc);
+            selection.placed() && selection.cpuset() == cpuset
+        };
+        let wanted = match bound {
+            Subject::Proc(proc) => placed(proc, false),
+            Subject::Cgroup(cgroup) => {
+                let mut samples = self.governor.models().procs.samples();
+                samples.any(|sample| sample.cgroup_id == cgroup && placed(sample.proc, true))
+            }
+            Subject::Host | Subject::Cache(_) => false,
+        };
+        config.daemon.act && config.numa.enabled && wanted
     }
 
     /// No new plans; every step under way comes back or is given up; settings go back; the recording ends on the disk.
@@ -465,6 +482,11 @@ impl Live {
             let _ = self.door.feed.send(line(told));
         }
     }
+}
+
+/// What is bound: processes and cgroups.
+fn bound(footprint: &Footprint) -> BTreeSet<Subject> {
+    footprint.bound().map(Subject::Proc).chain(footprint.cgroups().map(Subject::Cgroup)).collect()
 }
 
 /// A line of /v1/events.

@@ -8,6 +8,7 @@ pub mod caches;
 mod caches_view;
 pub mod client;
 pub mod control;
+mod cpusets;
 pub mod dispatch;
 pub mod footprint;
 pub mod ingest;

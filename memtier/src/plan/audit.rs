@@ -4,8 +4,8 @@
 use super::{Flight, Selection, anything_selected, audit_caches};
 use crate::policy::View;
 use crate::vocab::{
-    Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, CpuId, Guard, Leaf, NodeId, PAGE_BYTES, Pages, PolicyId, PressureKind, ProcKey,
-    Rule, Span, Step, StepId, Vma, VmaFlags, VmaKind,
+    Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, CpuId, Group, Guard, Leaf, NodeId, PAGE_BYTES, Pages, PolicyId, PressureKind,
+    ProcKey, ProcSample, Rule, Span, Step, StepId, Vma, VmaFlags, VmaKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,10 +50,11 @@ pub fn audit(
             touches(view, step, ranges)?;
             takes(view, passed, step, ranges)
         }
-        Action::Bind { cpus, .. } => {
+        Action::Bind { cpus, cgroup, .. } => {
             ensure(!paused, "memtier is paused")?;
             placeable(view, step)?;
             bind(view, step, cpus)?;
+            bound_as_one(view, proc, cgroup.as_ref())?;
             calls(view, passed, step)
         }
         Action::MovePages { to, ranges, .. } => {
@@ -215,6 +216,23 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     ensure(own || allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it")?;
     let last = placed.moved_at.map_or(at, |moved| moved.max(at));
     ensure(view.now.since(last) >= Span::from_secs(view.config.numa.settle_s), "it was placed within numa.settle_s")
+}
+
+/// A cgroup is bound where the rule says so and nowhere else, and with nobody in it whom the same rule does not select.
+fn bound_as_one(view: &View<'_>, proc: ProcKey, cgroup: Option<&Group>) -> Result<(), String> {
+    let rule_of = |sample: &ProcSample| match view.targets.look(sample, view.config, view.facts) {
+        Selection::Selected { rule, cpuset: true, .. } => Some(rule),
+        Selection::Selected { .. } | Selection::Excluded(_) | Selection::NotSelected | Selection::Protected(_) => None,
+    };
+    let sample = view.models.procs.sample(proc).ok_or("nothing is known about the process")?;
+    let rule = rule_of(sample);
+    let Some(group) = cgroup else { return ensure(rule.is_none(), "its target rule wants its cgroup bound") };
+    ensure(rule.is_some(), "its target rule wants its threads bound")?;
+    ensure(group.id == sample.cgroup_id && group.path == sample.cgroup, "it is in another cgroup")?;
+    let below = format!("{}/", group.path);
+    let inside = |one: &&ProcSample| one.cgroup == group.path || one.cgroup.starts_with(&below);
+    let mut others = view.models.procs.samples().filter(inside);
+    ensure(others.all(|one| rule_of(one) == rule && group.members.contains(&one.proc)), "somebody in its cgroup is not meant")
 }
 
 /// What went to a node by our doing stays there until it has settled, whoever would move it on.
@@ -451,7 +469,7 @@ mod tests {
     }
 
     fn bind(cpus: &[u32]) -> Step {
-        placing(Action::Bind { proc: ANNA, cpus: cpus.iter().map(|cpu| CpuId(*cpu)).collect() })
+        placing(Action::Bind { proc: ANNA, cpus: cpus.iter().map(|cpu| CpuId(*cpu)).collect(), cgroup: None })
     }
 
     fn move_there() -> Step {
@@ -488,6 +506,23 @@ mod tests {
         placed("[numa]\nquota_mib_per_s = 0\n[[target]]\ncomm = '*'", 500, same, &move_there(), "numa.quota_mib_per_s is exceeded");
         let circle = placing(Action::Migrate { proc: ANNA, from: vec![NodeId(0), FAR], to: FAR });
         placed(ALL, 500, same, &circle, "it moves nothing, or in a circle");
+    }
+
+    #[test]
+    fn cgroups_are_bound_where_the_rule_says_so() {
+        const CPUSET: &str = "[[target]]\ncomm = '*'\ncpuset = true";
+        let group = |path: &str, members: &[crate::vocab::ProcKey]| {
+            let group = Group { id: crate::vocab::CgroupId(0), path: path.into(), members: members.to_vec() };
+            placing(Action::Bind { proc: ANNA, cpus: vec![CpuId(2)], cgroup: Some(group) })
+        };
+        let same = |_: &mut Host| {};
+        placed(CPUSET, 500, same, &group("/g", &[ANNA, BERT]), "ok");
+        placed(CPUSET, 500, same, &bind(&[2]), "its target rule wants its cgroup bound");
+        placed(ALL, 500, same, &group("/g", &[ANNA, BERT]), "its target rule wants its threads bound");
+        placed(CPUSET, 500, same, &group("/", &[ANNA, BERT]), "it is in another cgroup");
+        placed(CPUSET, 500, same, &group("/g", &[ANNA]), "somebody in its cgroup is not meant");
+        let mine = "[[target]]\ncomm = 'anna'\ncpuset = true\n[[target]]\ncomm = '*'\ncpuset = true";
+        placed(mine, 500, same, &group("/g", &[ANNA, BERT]), "somebody in its cgroup is not meant");
     }
 
     #[test]

@@ -449,9 +449,13 @@ impl Ledger {
             return;
         }
         match &step.action {
-            Action::Bind { cpus, .. } => {
-                placed.cpus = cpus.iter().map(|cpu| cpu.0).collect();
-                placed.bound_at = Some(at);
+            Action::Bind { proc, cpus, cgroup } => {
+                let members = cgroup.iter().flat_map(|group| group.members.iter().copied());
+                for proc in members.chain([*proc]) {
+                    let placed = all.entry(proc).or_default();
+                    placed.cpus = cpus.iter().map(|cpu| cpu.0).collect();
+                    (placed.bound_at, placed.at) = (Some(at), at);
+                }
             }
             Action::MovePages { to, .. } | Action::Migrate { to, .. } => {
                 (placed.to, placed.moved_at) = (Some(*to), Some(at));
@@ -523,7 +527,7 @@ fn really(step: &Step, outcome: &Outcome) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocab::{Amount, BlockId, Fault, Reason, Rule};
+    use crate::vocab::{Amount, BlockId, CgroupId, CpuId, Fault, Group, Reason, Rule};
 
     const PROC: ProcKey = ProcKey { pid: 7, start: 1 };
 
@@ -576,6 +580,22 @@ mod tests {
         assert_eq!(ledger.moved_by_rule(2), Bytes::ZERO);
         ledger.roll(secs(11));
         assert_eq!(ledger.used(), Charge { swap_written: Pages(600).bytes(), ..Charge::default() });
+    }
+
+    #[test]
+    fn all_in_a_cgroup_that_was_bound_are_bound() {
+        let (mut ledger, other) = (Ledger::default(), ProcKey { pid: 8, start: 2 });
+        let group = Group { id: CgroupId(5), path: "/g".into(), members: vec![PROC, other] };
+        let action = Action::Bind { proc: PROC, cpus: vec![CpuId(2)], cgroup: Some(group) };
+        let step = Step { action, by: PolicyId::Numa, charge: Charge::default(), ..page_out(1, 1, false) };
+        let refused = Fault { call: "bind".into(), on: "7".into(), errno: 0, message: "no".into() };
+        ledger.settle(secs(1), &step, &outcome(&step, 2, 0, End::Failed(refused)), 0);
+        assert_eq!((ledger.placed(PROC).map(|p| (p.bound_at, p.fruitless)), ledger.placed(other)), (Some((None, 1)), None));
+        ledger.settle(secs(1), &step, &outcome(&step, 3, 9, End::Done), 0);
+        for proc in [PROC, other] {
+            let placed = ledger.placed(proc).expect("noted");
+            assert_eq!((placed.bound_at, placed.cpus.to_string()), (Some(secs(3)), "2".into()));
+        }
     }
 
     #[test]

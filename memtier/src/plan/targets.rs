@@ -29,6 +29,9 @@ pub enum Selection {
         /// Its memory may be moved between fast and slow nodes.
         #[serde(default)]
         tiered: bool,
+        /// Its cgroup is bound as one, not its threads.
+        #[serde(default)]
+        cpuset: bool,
     },
     Excluded(usize),
     /// No rule matches, or nothing is known about the process yet.
@@ -56,6 +59,15 @@ impl Selection {
         }
     }
 
+    /// Whether it is bound together with all of its cgroup.
+    #[must_use]
+    pub const fn cpuset(self) -> bool {
+        match self {
+            Self::Selected { cpuset, .. } => cpuset,
+            Self::Excluded(_) | Self::NotSelected | Self::Protected(_) => false,
+        }
+    }
+
     /// Whether its memory may be moved between fast and slow nodes.
     #[must_use]
     pub const fn tiered(self) -> bool {
@@ -69,7 +81,7 @@ impl Selection {
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Selected { rule, policy, floor, moved_per_s, placed, tiered } => {
+            Self::Selected { rule, policy, floor, moved_per_s, placed, tiered, cpuset } => {
                 match rule {
                     Some(rule) => write!(f, "selected by target rule {}", rule + 1)?,
                     None => f.write_str("selected by daemon.all")?,
@@ -80,6 +92,9 @@ impl fmt::Display for Selection {
                 }
                 if !tiered && *policy != PolicyId::Watch {
                     f.write_str(", not tiered")?;
+                }
+                if *cpuset {
+                    f.write_str(", bound by its cgroup")?;
                 }
                 if *floor > Bytes::ZERO {
                     write!(f, ", floor {floor}")?;
@@ -190,10 +205,12 @@ impl Targets {
             None => return Selection::NotSelected,
         };
         let policy = rule.and_then(|r| r.policy).unwrap_or(PolicyId::Autocold);
+        let placed = policy != PolicyId::Watch && rule.and_then(|r| r.numa).unwrap_or(true);
         Selection::Selected {
             rule: found,
             policy,
-            placed: policy != PolicyId::Watch && rule.and_then(|r| r.numa).unwrap_or(true),
+            placed,
+            cpuset: placed && rule.and_then(|r| r.cpuset).unwrap_or(false),
             tiered: policy != PolicyId::Watch && rule.and_then(|r| r.tier).unwrap_or(true),
             floor: Bytes::from_mib(rule.and_then(|r| r.floor_mib).unwrap_or(0)),
             moved_per_s: rule.and_then(|r| r.moved_mib_per_s).map(Bytes::from_mib),
@@ -270,8 +287,21 @@ const CONDITIONS: [(&str, &str); 6] = [
 
 /// How each condition fits; none where the rule does not make it.
 fn fits(rule: &Target, sample: &ProcSample, lineage: Option<&BTreeSet<u32>>) -> [Option<bool>; CONDITIONS.len()] {
-    let Target { pid, comm, exe, cgroup, unit, uid, exclude: _, policy: _, floor_mib: _, moved_mib_per_s: _, numa: _, tier: _ } =
-        rule;
+    let Target {
+        pid,
+        comm,
+        exe,
+        cgroup,
+        unit,
+        uid,
+        exclude: _,
+        policy: _,
+        floor_mib: _,
+        moved_mib_per_s: _,
+        numa: _,
+        tier: _,
+        cpuset: _,
+    } = rule;
     [
         pid.map(|pid| lineage.is_some_and(|pids| pids.contains(&pid))),
         comm.as_deref().map(|pattern| glob(as_the_kernel_cuts(pattern), &sample.comm)),
@@ -288,7 +318,8 @@ fn matches(rule: &Target, sample: &ProcSample, lineage: Option<&BTreeSet<u32>>) 
 
 /// The conditions as they stand in the configuration.
 fn written(rule: &Target) -> String {
-    let conditions = Target { policy: None, floor_mib: None, moved_mib_per_s: None, numa: None, ..rule.clone() };
+    let conditions =
+        Target { policy: None, floor_mib: None, moved_mib_per_s: None, numa: None, tier: None, cpuset: None, ..rule.clone() };
     toml::to_string(&conditions).expect("a rule is a flat table of scalars").trim_end().replace('\n', ", ")
 }
 
@@ -378,6 +409,7 @@ mod tests {
             moved_per_s: None,
             placed: true,
             tiered: true,
+            cpuset: false,
         }
     }
 
@@ -424,6 +456,7 @@ mod tests {
                 moved_per_s: None,
                 placed: true,
                 tiered: true,
+                cpuset: false,
             },
         );
     }
@@ -458,6 +491,7 @@ mod tests {
                 moved_per_s: Some(Bytes::from_mib(2)),
                 tiered: true,
                 placed: true,
+                cpuset: false,
             },
         );
     }

@@ -1,6 +1,7 @@
 //! The board on which numa places processes: what each node has left, and who claims what.
 
 use super::View;
+use super::cgroups::Cgroups;
 use super::numa::parts;
 use super::placement::{Claim, HOT_WEIGHT, Place};
 use super::taking::Refusal;
@@ -8,7 +9,8 @@ use super::tier;
 use crate::model::{Held, ProcHeat, ProcInfo};
 use crate::plan::Placed;
 use crate::vocab::{
-    Bytes, CpuId, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span, Time,
+    Bytes, CgroupId, CpuId, Group, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span,
+    Time,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,36 @@ pub(super) struct Candidate<'a> {
     /// It may have run like this only while it came up.
     pub young: bool,
     pub bound: Bound,
+    /// The cgroup that is bound for it, if its rule wants that.
+    pub group: Option<Group>,
+    /// What all of that cgroup claim, where it is not alone in it.
+    whole: Option<Whole>,
+}
+
+/// Of several processes in a cgroup that is bound as one.
+enum Whole {
+    /// It stands for all of them: their claims together.
+    Leads(Claim),
+    /// That one stands for it.
+    Follows(ProcKey),
+}
+
+impl Candidate<'_> {
+    /// What it is bound by: its own claim, or that of its cgroup.
+    pub fn claims(&self) -> &Claim {
+        match &self.whole {
+            Some(Whole::Leads(claim)) => claim,
+            Some(Whole::Follows(_)) | None => &self.claim,
+        }
+    }
+
+    /// Who decides where it is bound, if that is another.
+    pub const fn follows(&self) -> Option<ProcKey> {
+        match self.whole {
+            Some(Whole::Follows(leader)) => Some(leader),
+            Some(Whole::Leads(_)) | None => None,
+        }
+    }
 }
 
 /// Who said where its threads may run: places, ascending.
@@ -92,7 +124,9 @@ impl Board {
     /// Every process that may be placed, and what speaks against looking at it: those that keep their nodes first, then those
     /// that want most. What all of them run on is free to be given out anew.
     pub fn candidates<'a>(&mut self, view: &View<'a>) -> Vec<(ProcKey, Result<Candidate<'a>, Reason>)> {
-        let mut all: Vec<_> = view.placed().filter_map(|(proc, _)| Some((proc, self.candidate(view, proc)?))).collect();
+        let cgroups = Cgroups::of(view);
+        let mut all: Vec<_> = view.placed().filter_map(|(proc, _)| Some((proc, self.candidate(view, &cgroups, proc)?))).collect();
+        stand_together(&mut all);
         for candidate in all.iter().filter_map(|(_, candidate)| candidate.as_ref().ok()) {
             let runs: u64 = candidate.claim.runs.iter().sum();
             for (place, &ran) in self.places.iter_mut().zip(&candidate.claim.runs) {
@@ -105,14 +139,14 @@ impl Board {
         }
         let free = |candidate: &Candidate<'_>| matches!(candidate.bound, Bound::Nobody);
         all.sort_by_key(|(proc, candidate)| match candidate {
-            Ok(candidate) => (free(candidate), Reverse(candidate.claim.wants), *proc),
+            Ok(candidate) => (free(candidate), Reverse(candidate.claims().wants), *proc),
             Err(_) => (false, Reverse(0), *proc),
         });
         all
     }
 
     /// None for one that nothing is known of.
-    fn candidate<'a>(&self, view: &View<'a>, proc: ProcKey) -> Option<Result<Candidate<'a>, Reason>> {
+    fn candidate<'a>(&self, view: &View<'a>, cgroups: &Cgroups<'_>, proc: ProcKey) -> Option<Result<Candidate<'a>, Reason>> {
         let info = view.models.procs.get(proc)?;
         let sample = info.sample.as_deref()?;
         if !sample.mempolicy.is_empty() {
@@ -128,6 +162,10 @@ impl Board {
             let reason = Reason::new(Rule::Stale).saw(Measure::SinceLastScan, seen, Span::ZERO, "");
             return Some(Err(reason.note("where its memory lies is not known")));
         }
+        let group = match cgroups.of_proc(view, sample) {
+            Ok(group) => group,
+            Err(reason) => return Some(Err(reason)),
+        };
         let placed = view.ledger.placed(proc);
         let bound = self.bound(info, sample, placed);
         let Wants { got, wants, young } = Wants::of(view, info, sample);
@@ -158,7 +196,7 @@ impl Board {
             may: self.places.iter().map(|place| allowed(place) && !lent.contains(&place.id)).collect(),
         };
         let fixed = !fixed.is_empty();
-        Some(Ok(Candidate { proc, sample, held, fixed, placed, lent, claim, got, young, bound }))
+        Some(Ok(Candidate { proc, sample, held, fixed, placed, lent, claim, got, young, bound, group, whole: None }))
     }
 
     fn bound(&self, info: &ProcInfo, sample: &ProcSample, placed: Option<&Placed>) -> Bound {
@@ -218,6 +256,26 @@ impl Board {
         for (place, &ran) in self.places.iter_mut().zip(&claim.runs) {
             place.idle = place.idle.saturating_sub(Bytes(claim.wants).scale(ran, runs).0);
         }
+    }
+}
+
+/// Of those in one cgroup that is bound as one the first stands for all.
+fn stand_together(all: &mut [(ProcKey, Result<Candidate<'_>, Reason>)]) {
+    let mut together = BTreeMap::<CgroupId, (ProcKey, Vec<Claim>)>::new();
+    for candidate in all.iter().filter_map(|(_, candidate)| candidate.as_ref().ok()) {
+        if let Some(group) = &candidate.group {
+            together.entry(group.id).or_insert((candidate.proc, Vec::new())).1.push(candidate.claim.clone());
+        }
+    }
+    for candidate in all.iter_mut().filter_map(|(_, candidate)| candidate.as_mut().ok()) {
+        let Some((leader, claims)) = candidate.group.as_ref().and_then(|group| together.get(&group.id)) else { continue };
+        candidate.whole = match &claims[..] {
+            [] | [_] => None,
+            [first, rest @ ..] if *leader == candidate.proc => {
+                Some(Whole::Leads(rest.iter().fold(first.clone(), |sum, claim| sum.and(claim))))
+            }
+            [..] => Some(Whole::Follows(*leader)),
+        };
     }
 }
 

@@ -3,6 +3,7 @@
 mod arm;
 mod autocold;
 mod board;
+mod cgroups;
 mod flow;
 mod numa;
 mod placement;

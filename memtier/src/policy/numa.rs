@@ -75,10 +75,15 @@ impl Policy for Numa {
 fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, release: Permil) -> Result<Proposal, Reason> {
     match &candidate.bound {
         Bound::Nobody => {
+            if let Some(leader) = candidate.follows() {
+                return Err(
+                    Reason::new(Rule::CgroupBind).note(format!("{leader} stands for all in its cgroup, which is bound as one"))
+                );
+            }
             let choice = free(view, board, candidate);
             match &choice {
-                Ok((choice, _)) => board.take(&candidate.claim, &choice.cpus, &choice.memory, choice.moves),
-                Err(_) => board.leave(&candidate.claim),
+                Ok((choice, _)) => board.take(candidate.claims(), &choice.cpus, &choice.memory, choice.moves),
+                Err(_) => board.leave(candidate.claims()),
             }
             let (choice, reason) = choice?;
             taking::rested(view, candidate.placed)?;
@@ -87,9 +92,12 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
         Bound::Us(home) => {
             let onward = move_on(view, board, candidate, home);
             let cpus = onward.as_ref().map_or(home, |(choice, _)| &choice.cpus).clone();
-            let memory = placement::memory_of(&board.places, &candidate.claim, &cpus);
-            let (_, moves) = placement::price(&board.places, &candidate.claim, &cpus, &memory).unwrap_or_default();
-            board.take(&candidate.claim, &cpus, &memory, moves);
+            let memory = placement::memory_of(&board.places, candidate.claims(), &cpus);
+            let (_, moves) = placement::price(&board.places, candidate.claims(), &cpus, &memory).unwrap_or_default();
+            // Who stands for it took for it, too.
+            if candidate.follows().is_none() {
+                board.take(candidate.claims(), &cpus, &memory, moves);
+            }
             taking::rested(view, candidate.placed)?;
             match onward {
                 Some((choice, reason)) => Ok(bind(view, board, candidate, &choice, reason)),
@@ -120,7 +128,7 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
 
 /// Nodes for a process that may run anywhere, and why; else why it stays as it is.
 fn free(view: &View<'_>, board: &Board, candidate: &Candidate<'_>) -> Result<(Choice, Reason), Reason> {
-    let claim = &candidate.claim;
+    let claim = candidate.claims();
     let now = placement::as_it_is(&board.places, claim);
     if let Some(at) = candidate.placed.and_then(|placed| placed.bound_at) {
         // Somebody took it off our CPUs.
@@ -148,7 +156,10 @@ fn free(view: &View<'_>, board: &Board, candidate: &Candidate<'_>) -> Result<(Ch
 /// Other nodes for a process that we bound, if they are much better and it has settled; fewer of the same at once, while no page
 /// of it was moved.
 fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[usize]) -> Option<(Choice, Reason)> {
-    let (placed, claim) = (candidate.placed?, &candidate.claim);
+    if candidate.follows().is_some() {
+        return None;
+    }
+    let (placed, claim) = (candidate.placed?, candidate.claims());
     let last = placed.bound_at.max(placed.moved_at)?;
     let settled = settled(view, last).is_ok();
     if !settled && placed.moved_at.is_some() {
@@ -222,8 +233,12 @@ fn bind(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, choice: &Choi
     if view.facts.has(Need::NumaBalancing).is_ok() {
         reason.note.push_str("; kernel.numa_balancing is on, and moves pages the same way once its threads are there");
     }
-    let action = Action::Bind { proc: candidate.proc, cpus: board.cpus_of(&choice.cpus) };
-    proposal(action, candidate.claim.wants, Charge::default(), reason)
+    if let Some(group) = &candidate.group {
+        reason.note.push_str("; all of its cgroup ");
+        reason.note.push_str(&group.path);
+    }
+    let action = Action::Bind { proc: candidate.proc, cpus: board.cpus_of(&choice.cpus), cgroup: candidate.group.clone() };
+    proposal(action, candidate.claims().wants, Charge::default(), reason)
 }
 
 fn proposal(action: Action, gain: u64, charge: Charge, reason: Reason) -> Proposal {

@@ -48,6 +48,19 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Both together, as one: what either may not have memory on, neither may.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            pages: both(&self.pages, &other.pages),
+            weight: both(&self.weight, &other.weight),
+            fixed: both(&self.fixed, &other.fixed),
+            runs: both(&self.runs, &other.runs),
+            wants: self.wants.saturating_add(other.wants),
+            may: self.may.iter().zip(&other.may).map(|(a, b)| *a && *b).collect(),
+        }
+    }
+
     /// Waiting for memory per second as it lies.
     #[must_use]
     pub fn far(&self, places: &[Place]) -> Span {

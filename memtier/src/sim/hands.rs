@@ -67,10 +67,14 @@ impl World {
                 let pages = self.page_out(proc, &ranges);
                 self.finish(&step, now, pages, half);
             }
-            Action::Bind { cpus, .. } => {
-                let p = self.procs.get_mut(&proc.pid).expect("lives() was true");
-                p.cpus = cpus.iter().map(|cpu| cpu.0).collect();
-                let threads = u64::from(p.spec.threads);
+            Action::Bind { cpus, cgroup, .. } => {
+                let members = cgroup.as_ref().map_or(std::slice::from_ref(&proc), |group| &group.members);
+                let mut threads = 0;
+                for member in members.iter().filter(|member| self.lives(**member)).map(|member| member.pid).collect::<Vec<_>>() {
+                    let p = self.procs.get_mut(&member).expect("lives() was true");
+                    p.cpus = cpus.iter().map(|cpu| cpu.0).collect();
+                    threads += u64::from(p.spec.threads);
+                }
                 self.placed(&step, Moved { pages: threads, elsewhere: threads, missed: Vec::new() });
             }
             Action::MovePages { to, ranges, .. } => {

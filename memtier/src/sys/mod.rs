@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod bpf;
+pub mod cgroup;
 pub mod clock;
 pub mod detach;
 pub mod files;

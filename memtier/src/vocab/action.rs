@@ -1,7 +1,8 @@
 //! What can be done, and what came of it. A step leaves no choice to whoever executes it.
 
 use super::{
-    AddrRange, Bytes, CpuId, NodeId, Pages, Permil, Place, PolicyId, ProcKey, Reason, ServerId, ServerLife, Span, Subject, Time,
+    AddrRange, Bytes, CgroupId, CpuId, NodeId, Pages, Permil, Place, PolicyId, ProcKey, Reason, ServerId, ServerLife, Span,
+    Subject, Time,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,8 +18,14 @@ pub enum Action {
     PageOut { proc: ProcKey, ranges: Vec<AddrRange> },
     /// The mild form: put pages at the end of the LRU and let the kernel's own reclaim take them when it must.
     Deactivate { proc: ProcKey, ranges: Vec<AddrRange> },
-    /// From now on every task of the process, those born meanwhile too, runs on these CPUs only. Ascending, never empty.
-    Bind { proc: ProcKey, cpus: Vec<CpuId> },
+    /// From now on every task of the process, those born meanwhile too, runs on these CPUs only. Ascending, never empty. With
+    /// a cgroup all in it do: its cpuset is written instead of their affinities.
+    Bind {
+        proc: ProcKey,
+        cpus: Vec<CpuId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<Group>,
+    },
     /// What lies on other nodes goes to this one. Ranges ascend.
     MovePages { proc: ProcKey, to: NodeId, ranges: Vec<AddrRange> },
     /// All movable pages of the process that lie on `from` go to `to`: the blunt way.
@@ -28,6 +35,16 @@ pub enum Action {
     MoveSlabPage { server: ServerId, proc: ProcKey, from: Place, to: Place },
     /// The server's own mover (`slabs automove`) gets this mode: two movers would undo each other's work.
     SetMover { server: ServerId, proc: ProcKey, mode: u8 },
+}
+
+/// A cgroup of version 2 that is bound as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub id: CgroupId,
+    /// From the root of the hierarchy.
+    pub path: String,
+    /// All who are in it and below, ascending. They and whoever descends from them are meant, and nobody else.
+    pub members: Vec<ProcKey>,
 }
 
 impl Action {

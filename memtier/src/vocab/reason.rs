@@ -99,6 +99,8 @@ pub enum Rule {
     NodeReserve,
     /// Somebody else set on which CPUs or nodes the process may be.
     BoundByOthers,
+    /// Its rule wants its cgroup bound as one, and something is in the way; or another process stands for it.
+    CgroupBind,
     /// The kernel balances NUMA memory itself, and would move the same pages.
     KernelBalances,
     /// Pages that would not move are not asked again.
@@ -110,7 +112,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -156,6 +158,7 @@ impl Rule {
         Self::NoNode,
         Self::NodeReserve,
         Self::BoundByOthers,
+        Self::CgroupBind,
         Self::KernelBalances,
         Self::Unmovable,
         Self::ServerRefuses,
@@ -211,6 +214,7 @@ impl Rule {
             Self::NoNode => "no-node",
             Self::NodeReserve => "node-reserve",
             Self::BoundByOthers => "bound-by-others",
+            Self::CgroupBind => "cgroup-bind",
             Self::KernelBalances => "kernel-balances",
             Self::Unmovable => "unmovable",
             Self::ServerRefuses => "server-refuses",

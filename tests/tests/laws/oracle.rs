@@ -337,6 +337,7 @@ impl Oracle {
             | Rule::HostLacks
             | Rule::Paused
             | Rule::TurnedOff
+            | Rule::CgroupBind
             | Rule::BadConfig
             | Rule::AuditVeto => Err("this rule is no reason to hold one step".into()),
         }
