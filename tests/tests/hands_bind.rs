@@ -41,7 +41,7 @@ fn footprint(dir: &Path) -> Footprint {
 fn bind(placer: &mut Placer<Shared>, proc: ProcKey, cpus: &[CpuId]) -> Outcome {
     placer.apply(&Step {
         id: StepId { decision: 1, index: 0 },
-        action: Action::Bind { proc, cpus: cpus.to_vec() },
+        action: Action::Bind { proc, cpus: cpus.to_vec(), tids: Vec::new() },
         guards: vec![Guard::Alive(proc)],
         expires: boottime().after(Span::from_secs(60)),
         charge: Charge::default(),

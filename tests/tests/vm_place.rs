@@ -439,7 +439,7 @@ fn threads_go_to_the_cpus_of_a_node_and_back() {
         if cpus.is_empty() {
             continue;
         }
-        let outcome = placer.apply(&step(Action::Bind { proc, cpus }, vec![Guard::Alive(proc)]));
+        let outcome = placer.apply(&step(Action::Bind { proc, cpus, tids: Vec::new() }, vec![Guard::Alive(proc)]));
         assert_eq!(outcome.end, End::Done);
         brood.more(3).expect("more");
         assert_eq!(masks(brood.pid()).into_values().collect::<BTreeSet<_>>(), [list.trim().to_owned()].into());

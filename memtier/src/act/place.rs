@@ -80,7 +80,7 @@ impl<D: Diary, C: Placing> Placer<D, C> {
         }
         let Self { calls, diary, reins } = self;
         match &step.action {
-            Action::Bind { proc: _, cpus } => Bind::new(calls, diary, reins, step).run(cpus, sum),
+            Action::Bind { proc: _, cpus, tids } => Bind::new(calls, diary, reins, step).run(cpus, tids, sum),
             Action::MovePages { proc: _, to, ranges } => Moves::new(calls, reins, step).run(*to, ranges, sum),
             Action::Migrate { proc: _, from, to } => migrate(calls, step, from, *to, sum),
             Action::Scan { .. }

@@ -222,7 +222,7 @@ fn bind(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, choice: &Choi
     if view.facts.has(Need::NumaBalancing).is_ok() {
         reason.note.push_str("; kernel.numa_balancing is on, and moves pages the same way once its threads are there");
     }
-    let action = Action::Bind { proc: candidate.proc, cpus: board.cpus_of(&choice.cpus) };
+    let action = Action::Bind { proc: candidate.proc, cpus: board.cpus_of(&choice.cpus), tids: Vec::new() };
     proposal(action, candidate.claim.wants, Charge::default(), reason)
 }
 

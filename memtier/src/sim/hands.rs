@@ -67,10 +67,17 @@ impl World {
                 let pages = self.page_out(proc, &ranges);
                 self.finish(&step, now, pages, half);
             }
-            Action::Bind { cpus, .. } => {
+            Action::Bind { proc: _, cpus, tids } => {
                 let p = self.procs.get_mut(&proc.pid).expect("lives() was true");
-                p.cpus = cpus.iter().map(|cpu| cpu.0).collect();
-                let threads = u64::from(p.spec.threads);
+                let cpus: Vec<u32> = cpus.iter().map(|cpu| cpu.0).collect();
+                let meant: Vec<u32> = (0..p.spec.threads).filter(|&thread| tids.contains(&p.tid(thread))).collect();
+                let threads = if tids.is_empty() { p.spec.threads as usize } else { meant.len() } as u64;
+                if tids.is_empty() {
+                    p.apart.clear();
+                    p.cpus = cpus;
+                } else {
+                    p.apart.extend(meant.into_iter().map(|thread| (thread, cpus.clone())));
+                }
                 self.placed(&step, Moved { pages: threads, elsewhere: threads, missed: Vec::new() });
             }
             Action::MovePages { to, ranges, .. } => {

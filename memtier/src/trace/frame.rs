@@ -11,7 +11,7 @@ pub(super) const MAGIC: [u8; 8] = *b"\x89MTT\r\n\x1a\n";
 /// Raised when older readers would misread; they refuse.
 pub const MAJOR: u16 = 1;
 /// Raised when something is added that older readers skip or name as unknown.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;
 /// magic, major, minor, length of the body, CRC of these three and the body.
 const FIXED: usize = 8 + 2 + 2 + 4 + 4;
 /// A header names a host and two versions; more is not one of ours.

@@ -17,8 +17,14 @@ pub enum Action {
     PageOut { proc: ProcKey, ranges: Vec<AddrRange> },
     /// The mild form: put pages at the end of the LRU and let the kernel's own reclaim take them when it must.
     Deactivate { proc: ProcKey, ranges: Vec<AddrRange> },
-    /// From now on every task of the process, those born meanwhile too, runs on these CPUs only. Ascending, never empty.
-    Bind { proc: ProcKey, cpus: Vec<CpuId> },
+    /// From now on every task of the process, those born meanwhile too, runs on these CPUs only; where `tids` names any, these
+    /// threads alone. Ascending; `cpus` are never empty.
+    Bind {
+        proc: ProcKey,
+        cpus: Vec<CpuId>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tids: Vec<u32>,
+    },
     /// What lies on other nodes goes to this one. Ranges ascend.
     MovePages { proc: ProcKey, to: NodeId, ranges: Vec<AddrRange> },
     /// All movable pages of the process that lie on `from` go to `to`: the blunt way.

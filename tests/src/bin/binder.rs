@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let proc = ProcKey { pid, start };
         let step = Step {
             id: StepId { decision: 1, index: 0 },
-            action: Action::Bind { proc, cpus: cpus.clone() },
+            action: Action::Bind { proc, cpus: cpus.clone(), tids: Vec::new() },
             guards: vec![Guard::Alive(proc)],
             expires: boottime().after(Span::from_secs(60)),
             charge: Charge::default(),

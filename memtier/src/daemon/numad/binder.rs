@@ -37,7 +37,7 @@ impl Hands {
     /// Pages that would not move.
     fn repaired(&mut self, proc: ProcKey, bind: &Bind) -> Result<u64, String> {
         self.count += 1;
-        let outcome = self.step(0, Action::Bind { proc, cpus: bind.cpus.clone() });
+        let outcome = self.step(0, Action::Bind { proc, cpus: bind.cpus.clone(), tids: Vec::new() });
         if outcome.done.pages.0 == 0 {
             return Err(said(&outcome.end));
         }
