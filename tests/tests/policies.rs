@@ -257,7 +257,7 @@ fn numa_and_threads() {
     assert!(!why(&report).contains("threads that"), "{}", why(&report));
     // Advice is given once.
     let report =
-        check(threes(60).with(pairs(true)), "daemon = { act = false, arm = true }", by, "no-node numa-part settling warm-up");
+        check(threes(60).with(pairs(true)), "daemon = { act = false, arm = true }", by, "no-node numa-part subject-taken warm-up");
     assert!(report.truth.of("cache").apart.is_empty());
 }
 
@@ -271,7 +271,7 @@ fn threads_that_come_to_share_memory_run_together_again() {
     }
     spec.regions.push(grows);
     let settle = "numa = { settle_s = 20 }";
-    let report = check(threes(40).with(spec.clone()), settle, by, "at-home in-flight numa-move numa-part subject-taken warm-up");
+    let report = check(threes(40).with(spec.clone()), settle, by, "at-home numa-move numa-part subject-taken warm-up");
     assert_eq!(report.truth.of("cache").apart.len(), 4);
     let report = run(1, &threes(240).with(spec), &knobs(settle));
     assert!(report.truth.of("cache").apart.is_empty());

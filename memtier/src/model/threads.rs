@@ -196,16 +196,17 @@ impl ProcThreads {
     fn touched(&mut self, at: Time, tid: u32, block: BlockId) -> bool {
         let Some(place) = self.place(at, tid) else { return false };
         self.threads[place].heard = at;
-        if !kept(block, self.sparse) {
+        if let Ok(known) = self.blocks.binary_search_by_key(&block, |(known, _)| *known) {
+            self.blocks[known].1.add(Set::of(place));
             return true;
         }
-        match self.blocks.binary_search_by_key(&block, |(known, _)| *known) {
-            Ok(known) => self.blocks[known].1.add(Set::of(place)),
-            Err(before) => self.blocks.insert(before, (block, Set::of(place))),
-        }
-        while self.blocks.len() > BLOCKS {
+        while self.blocks.len() >= BLOCKS && kept(block, self.sparse) {
             self.sparse += 1;
             self.blocks.retain(|(block, _)| kept(*block, self.sparse));
+        }
+        if kept(block, self.sparse) {
+            let before = self.blocks.partition_point(|(known, _)| *known < block);
+            self.blocks.insert(before, (block, Set::of(place)));
         }
         true
     }
@@ -302,10 +303,10 @@ mod tests {
         Time(0).after(Span::from_secs(second))
     }
     /// Each thread touched these blocks, and ran for so many seconds by second 100.
-    fn model(threads: &[(u32, u64, &[std::ops::Range<u64>])]) -> Threads {
+    fn model(threads: &[(u32, u64, std::ops::Range<u64>)]) -> Threads {
         let mut model = Threads::default();
         for (tid, _, blocks) in threads {
-            blocks.iter().flat_map(Clone::clone).for_each(|block| model.touched(at(1), PROC, *tid, BlockId(block)));
+            blocks.clone().for_each(|block| model.touched(at(1), PROC, *tid, BlockId(block)));
         }
         run(&mut model, 100, &threads.iter().map(|(tid, ran, _)| (*tid, *ran)).collect::<Vec<_>>());
         model
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn who_touches_the_same_blocks_belongs_together() {
-        let mut model = model(&[(10, 5, &[0..20]), (11, 9, &[100..120]), (12, 5, &[10..30]), (13, 1, &[100..140])]);
+        let mut model = model(&[(10, 5, 0..20), (11, 9, 100..120), (12, 5, 10..30), (13, 1, 100..140)]);
         let groups = check(&model, 101, &[&[10, 12], &[11, 13]]);
         assert_eq!(groups.all[0].ran, Span::from_secs(10));
         assert_eq!((groups.all[0].blocks, groups.all[1].blocks), (30, 40));
@@ -343,7 +344,7 @@ mod tests {
 
     #[test]
     fn who_sleeps_or_touched_little_is_in_no_group_and_main_is_not_asked() {
-        let mut model = model(&[(7, 5, &[0..200]), (10, 5, &[0..20]), (11, 4, &[100..107]), (12, 0, &[0..200])]);
+        let mut model = model(&[(7, 5, 0..200), (10, 5, 0..20), (11, 4, 100..107), (12, 0, 0..200)]);
         check(&model, 101, &[&[10]]);
         model.touched(at(101), PROC, 11, BlockId(107));
         let groups = check(&model, 101, &[&[10], &[11]]);

@@ -266,7 +266,8 @@ impl Apart {
     fn named(&self, board: &Board) -> String {
         let one = |side: &Side| {
             let Side { place, tids, groups, blocks, .. } = side;
-            format!("{} threads in {groups} groups, known by {blocks} blocks, for {}", tids.len(), board.places[*place].id)
+            let groups = if *groups == 1 { "one group".to_owned() } else { format!("{groups} groups") };
+            format!("{} threads in {groups}, known by {blocks} blocks, for {}", tids.len(), board.places[*place].id)
         };
         self.sides.iter().map(one).collect::<Vec<_>>().join(", ")
     }

@@ -82,7 +82,7 @@ impl Oracle {
             }
             Event::Kernel(KernelEvent::Exit { proc } | KernelEvent::Exec { proc }) => drop(self.procs.remove(proc)),
             Event::Kernel(KernelEvent::Fault { proc, kind: FaultKind::Major, .. }) => {
-                self.procs.entry(*proc).or_default().returned += 1
+                self.procs.entry(*proc).or_default().returned += 1;
             }
             Event::Request(memtier::vocab::Request::Look { proc, .. }) => drop(self.looks.insert(*proc)),
             Event::Outcome(outcome) => {
