@@ -168,10 +168,12 @@ pub struct FaultRecord {
     pub pid: u32,
     pub start_ns: u64,
     pub addr: u64,
+    /// The thread that it happened to.
+    pub tid: u32,
     /// Faults that this one stands for.
-    pub period: u64,
+    pub period: u32,
 }
-laid_out!(FaultRecord, 32, kind @ 0, pid @ 4, start_ns @ 8, addr @ 16, period @ 24);
+laid_out!(FaultRecord, 32, kind @ 0, pid @ 4, start_ns @ 8, addr @ 16, tid @ 24, period @ 28);
 
 /// One region of an address space that DAMON watches, at the end of an aggregation.
 #[repr(C)]

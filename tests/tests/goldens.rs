@@ -101,6 +101,16 @@ fn numa_acts() {
     check(&s, &config);
 }
 
+/// Two nodes alike, and a process of two pairs of threads that is too large for either of them.
+#[test]
+fn numa_parts() {
+    let hot = |threads| RegionSpec { threads: Some(threads), ..RegionSpec::new(24 * MIB, Pattern::Hot { pages: 24 * MIB }) };
+    let pairs = ProcSpec { threads: 5, busy: Permil(900), ..ProcSpec::new("cache", vec![hot((1, 3)), hot((3, 5))]) };
+    let mut s = Scenario::new("numa-parts", Span::from_secs(60)).with(pairs);
+    s.nodes = vec![NodeSpec { share: Permil(500), cpus: 3 }; 2];
+    check(&s, &config(true, PolicyId::Autocold));
+}
+
 /// A fast node and a slow one; a process lies on both, and the fast one is to have room.
 #[test]
 fn tier_acts() {

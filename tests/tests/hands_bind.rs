@@ -8,7 +8,7 @@ use memtier::daemon::footprint::{Footprint, HostSettings, Shared, Undone, Verdic
 use memtier::sys::affinity::{CpuMask, affinity};
 use memtier::sys::clock::boottime;
 use memtier::sys::files::start_ticks;
-use memtier::vocab::{Action, Charge, CpuId, End, Guard, Outcome, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId};
+use memtier::vocab::{Action, Charge, CpuId, End, Guard, Outcome, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId, Whom};
 use memtier_tests::brood::{Brood, masks};
 use memtier_tests::{binary, footing, need, scratch};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +41,7 @@ fn footprint(dir: &Path) -> Footprint {
 fn bind(placer: &mut Placer<Shared>, proc: ProcKey, cpus: &[CpuId]) -> Outcome {
     placer.apply(&Step {
         id: StepId { decision: 1, index: 0 },
-        action: Action::Bind { proc, cpus: cpus.to_vec(), cgroup: None },
+        action: Action::Bind { proc, cpus: cpus.to_vec(), whom: Whom::All },
         guards: vec![Guard::Alive(proc)],
         expires: boottime().after(Span::from_secs(60)),
         charge: Charge::default(),

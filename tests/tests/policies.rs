@@ -210,6 +210,77 @@ fn numa_and_others() {
     assert!(moves <= 4, "{moves}");
 }
 
+/// Two pairs of busy threads beside the main one; each pair has memory of its own, or all use all of it.
+fn pairs(own: bool) -> ProcSpec {
+    let hot = |threads| RegionSpec { threads: Some(threads), ..RegionSpec::new(24 * MIB, Pattern::Hot { pages: 24 * MIB }) };
+    let regions = if own { [hot((1, 3)), hot((3, 5))] } else { [hot((1, 5)); 2] };
+    ProcSpec { threads: 5, busy: Permil(900), ..ProcSpec::new("cache", regions.to_vec()) }
+}
+
+/// Two nodes of three CPUs, where five threads are too many for one.
+fn threes(secs: u64) -> Scenario {
+    Scenario { nodes: vec![NodeSpec { share: Permil(500), cpus: 3 }; 2], ..host(secs) }
+}
+
+#[test]
+fn numa_and_threads() {
+    let by = PolicyId::Numa;
+    let report = check(threes(60).with(pairs(true)), "", by, "at-home numa-move numa-part subject-taken warm-up");
+    let truth = report.truth.of("cache");
+    assert!(truth.cpus.is_empty(), "the main thread keeps what it had: {:?}", truth.cpus);
+    let (one, other) = (truth.apart[&1].clone(), truth.apart[&3].clone());
+    assert_eq!(truth.apart.values().collect::<Vec<_>>(), [&one, &one, &other, &other]);
+    assert_eq!([one[0], other[0]].iter().collect::<BTreeSet<_>>(), [&0, &3].into(), "a node each");
+    for (region, cpus) in truth.regions.iter().zip([one, other]) {
+        // The block on the border is of both.
+        let there = region.get(&(cpus[0] as u16 / 3)).map_or(0, |pages| pages.0);
+        assert!(there >= 22 * MIB, "{there} of {region:?}");
+    }
+    assert!(report.truth.shortest_crossing.is_none() && report.truth.moved <= Pages(26 * MIB), "{:?}", report.truth.moved);
+    let binds = || report.decisions.iter().flat_map(|d| &d.plan).filter(|s| matches!(s.action, Action::Bind { .. }));
+    assert_eq!(binds().count(), 2, "once for each pair");
+    println!("{}", binds().map(|step| step.reason.to_string()).collect::<Vec<_>>().join("\n"));
+
+    // Who shares memory is not taken apart, nor is who fits on a node, or gains nothing.
+    let report = check(threes(60).with(pairs(false)), "", by, "no-node warm-up");
+    let why = |report: &SimReport| {
+        let holds = report.decisions.iter().rev().flat_map(|d| &d.report.holds);
+        holds.filter(|hold| hold.by == by).map(|hold| hold.reason.to_string()).next().unwrap_or_default()
+    };
+    assert!(why(&report).contains("the 4 of its threads that are known share memory"), "{}", why(&report));
+    let quiet = ProcSpec { busy: Permil(300), ..pairs(true) };
+    let report = check(threes(60).with(quiet), "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    assert!(report.truth.of("cache").apart.is_empty());
+    // Without samples of faults nothing is known.
+    let blind = threes(60).at(0, Change::Blind(Source::Faults)).at(1, Change::Start(pairs(true)));
+    let report = check(blind, "", by, "no-node warm-up");
+    assert!(!why(&report).contains("threads that"), "{}", why(&report));
+    // Advice is given once.
+    let report =
+        check(threes(60).with(pairs(true)), "daemon = { act = false, arm = true }", by, "no-node numa-part subject-taken warm-up");
+    assert!(report.truth.of("cache").apart.is_empty());
+}
+
+#[test]
+fn threads_that_come_to_share_memory_run_together_again() {
+    let by = PolicyId::Numa;
+    let grows = RegionSpec { threads: Some((1, 5)), ..RegionSpec::new(60 * MIB, Pattern::Growing { pages: MIB / 2 }) };
+    let mut spec = pairs(true);
+    for region in &mut spec.regions {
+        (region.pages, region.pattern) = (48 * MIB, Pattern::Hot { pages: 48 * MIB });
+    }
+    spec.regions.push(grows);
+    let settle = "numa = { settle_s = 20 }";
+    let report = check(threes(40).with(spec.clone()), settle, by, "at-home numa-move numa-part subject-taken warm-up");
+    assert_eq!(report.truth.of("cache").apart.len(), 4);
+    let report = run(1, &threes(240).with(spec), &knobs(settle));
+    assert!(report.truth.of("cache").apart.is_empty());
+    let binds = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| matches!(s.action, Action::Bind { .. }));
+    let binds: Vec<_> = binds.map(|step| step.reason.to_string()).collect();
+    assert!(binds.len() == 3 && binds[2].contains("share memory by now"), "{}", binds.join("\n"));
+    assert!(report.truth.shortest_crossing.is_none_or(|span| span >= Span::from_secs(20)));
+}
+
 /// Two fast nodes and a slow one: each of the two policies has its own to do, and neither undoes what the other did.
 #[test]
 fn numa_and_tier() {

@@ -13,7 +13,7 @@ use memtier::sys::clock::boottime;
 use memtier::sys::files::{Root, field, start_ticks};
 use memtier::sys::numa::{by_node, move_pages};
 use memtier::vocab::{
-    Action, AddrRange, Bytes, Charge, End, Guard, NodeId, Outcome, Pages, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId,
+    Action, AddrRange, Bytes, Charge, End, Guard, NodeId, Outcome, Pages, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId, Whom,
 };
 use memtier_tests::brood::{Brood, masks};
 use memtier_tests::footing::{elsewhere, lab};
@@ -439,7 +439,7 @@ fn threads_go_to_the_cpus_of_a_node_and_back() {
         if cpus.is_empty() {
             continue;
         }
-        let outcome = placer.apply(&step(Action::Bind { proc, cpus }, vec![Guard::Alive(proc)]));
+        let outcome = placer.apply(&step(Action::Bind { proc, cpus, whom: Whom::All }, vec![Guard::Alive(proc)]));
         assert_eq!(outcome.end, End::Done);
         brood.more(3).expect("more");
         assert_eq!(masks(brood.pid()).into_values().collect::<BTreeSet<_>>(), [list.trim().to_owned()].into());

@@ -1,5 +1,6 @@
 //! Binding all threads of a process to CPUs, those too that are born meanwhile: a child has the mask of whoever made it, so
-//! that once all are bound all later ones are. Two looks in a row that find nobody unbound end it.
+//! that once all are bound all later ones are. Two looks in a row that find nobody unbound end it. Or some of its threads,
+//! by their numbers; the others only tell what is usual.
 //!
 //! A thread is never let onto CPUs that it could not run on before: it gets those of the wanted ones that it had. Thereby
 //! the kernel takes every mask as it is given (a cpuset cuts nothing off), and what is in the log is what is set.
@@ -55,7 +56,8 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
         Self { calls, diary, reins, step, former: Former::default(), online: CpuMask::default(), refused: BTreeMap::new() }
     }
 
-    pub fn run(mut self, cpus: &[CpuId], sum: &mut Sum) -> Result<(), Stop> {
+    /// All threads, or those of `tids` (ascending) where it names any.
+    pub fn run(mut self, cpus: &[CpuId], tids: &[u32], sum: &mut Sum) -> Result<(), Stop> {
         let wanted: CpuMask = cpus.iter().copied().collect();
         let proc = self.step.action.proc();
         let since = Former::ticks(self.calls.now());
@@ -72,7 +74,7 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
             if tasks.is_empty() {
                 return Err(Stop::Skip(Guard::Alive(proc)));
             }
-            let mut look = self.look(&tasks, &wanted);
+            let mut look = self.look(&tasks, &wanted, tids);
             look.tell(sum);
             if look.unbound.is_empty() {
                 quiet += 1;
@@ -94,8 +96,8 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
         guards(self.calls, self.step, Coming::default())
     }
 
-    /// Sorts the threads by what is to be done with them.
-    fn look(&mut self, tasks: &[Task], wanted: &CpuMask) -> Look {
+    /// Sorts the threads that are meant by what is to be done with them. What is usual the others tell too.
+    fn look(&mut self, tasks: &[Task], wanted: &CpuMask, tids: &[u32]) -> Look {
         let whose: Vec<Whose> = tasks.iter().map(|task| self.former.whose(task, &self.online)).collect();
         let had = |(task, whose): (&Task, &Whose)| match whose {
             Whose::Own => Some(task.cpus.clone()),
@@ -112,7 +114,8 @@ impl<'a, C: Placing, D: Diary> Bind<'a, C, D> {
             self.former.tasks = young.map(|task| (task.key, task.cpus.clone())).collect();
         }
         let mut look = Look::default();
-        for ((task, whose), had) in tasks.iter().zip(whose).zip(had) {
+        let meant = |task: &Task| tids.is_empty() || tids.binary_search(&task.key.tid).is_ok();
+        for ((task, whose), had) in tasks.iter().zip(whose).zip(had).filter(|((task, _), _)| meant(task)) {
             let to = had.as_ref().map(|had| had.and(wanted)).unwrap_or_default();
             let runs = task.cpus.and(&self.online);
             let placed = match whose {

@@ -11,7 +11,7 @@ use super::moves::Moves;
 use super::{Actuator, Diary, Kernel, Reins};
 use crate::sys::affinity::CpuMask;
 use crate::sys::tasks::Task;
-use crate::vocab::{Action, AddrRange, Amount, End, Guard, NodeId, Outcome, Pages, ProcKey, Step};
+use crate::vocab::{Action, AddrRange, Amount, End, Guard, NodeId, Outcome, Pages, ProcKey, Step, Whom};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -81,8 +81,8 @@ impl<D: Diary, C: Placing> Placer<D, C> {
         }
         let Self { calls, diary, reins } = self;
         match &step.action {
-            Action::Bind { proc: _, cpus, cgroup: None } => Bind::new(calls, diary, reins, step).run(cpus, sum),
-            Action::Bind { proc: _, cpus, cgroup: Some(group) } => Cpuset { calls, diary, reins, step, group }.run(cpus, sum),
+            Action::Bind { proc: _, cpus, whom: Whom::Cgroup(group) } => Cpuset { calls, diary, reins, step, group }.run(cpus, sum),
+            Action::Bind { proc: _, cpus, whom } => Bind::new(calls, diary, reins, step).run(cpus, whom.tids(), sum),
             Action::MovePages { proc: _, to, ranges } => Moves::new(calls, reins, step).run(*to, ranges, sum),
             Action::Migrate { proc: _, from, to } => migrate(calls, step, from, *to, sum),
             Action::Scan { .. }

@@ -10,7 +10,7 @@ use crate::sys::pagemap::{Entry, Flags};
 use crate::sys::tasks::{Task, TaskKey};
 use crate::vocab::{
     Action, AddrRange, Bytes, CgroupId, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey,
-    Reason, Rule, Step, StepId, Time,
+    Reason, Rule, Step, StepId, Time, Whom,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -354,8 +354,12 @@ fn apply(world: World, step: &Step) -> (Outcome, World) {
 }
 
 fn bind(world: World, cpus: &str) -> (Outcome, World) {
+    bind_some(world, cpus, &[])
+}
+
+fn bind_some(world: World, cpus: &str, tids: &[u32]) -> (Outcome, World) {
     let cpus: Vec<CpuId> = mask(cpus).cpus().collect();
-    apply(world, &step(Action::Bind { proc: PROC, cpus, cgroup: None }, vec![Guard::Alive(PROC)]))
+    apply(world, &step(Action::Bind { proc: PROC, cpus, whom: Whom::of(tids) }, vec![Guard::Alive(PROC)]))
 }
 
 fn moves(ranges: Vec<AddrRange>) -> Action {
@@ -517,6 +521,25 @@ fn bound_anew_it_is_from_what_it_had_first() {
 }
 
 #[test]
+fn some_threads_are_bound_and_the_others_left_as_they_are() {
+    // Number 10 was bound by somebody, 12 is none of it.
+    let (outcome, world) = bind_some(World::threads(&["0-3", "0-3", "0-3", "1", "0-3"]), "0-1", &[8, 10, 12]);
+    assert_eq!(told(&outcome), said(2, 2, "done"), "1 is within what is wanted");
+    assert_eq!(world.binds, [(8, "0-1".into())]);
+    let (outcome, world) = bind_some(World { keeps: Vec::new(), binds: Vec::new(), ..world }, "2-3", &[9, 10]);
+    assert_eq!(told(&outcome), said(1, 2, "partly done: 1 task left alone: bound by somebody else"));
+    assert_eq!(world.binds, [(9, "2-3".into())]);
+    let mut world = World { binds: Vec::new(), ..world };
+    world.tasks.insert(20, (150, mask("2-3")));
+    let (outcome, world) = bind_some(world, "2-3", &[8, 20]);
+    assert_eq!((told(&outcome), &world.binds[..]), (said(2, 2, "done"), &[(8, "2-3".into())][..]));
+    // All of them, some time later; and who ended is not looked for.
+    let (_, world) = bind(World { binds: Vec::new(), ..world }, "0-3");
+    assert_eq!(world.binds, [(8, "0-3".into()), (9, "0-3".into()), (20, "0-3".into())]);
+    assert_eq!(told(&bind_some(world, "0", &[77]).0), said(0, 0, "done"));
+}
+
+#[test]
 fn a_child_that_was_born_bound_had_what_its_parent_had() {
     let parent = ProcKey { pid: 5, start: 50 };
     let former = Former { since: 60, online: mask("0-3"), usual: mask("0-3"), gave: [mask("0-1")].into(), tasks: BTreeMap::new() };
@@ -530,7 +553,7 @@ fn a_child_that_was_born_bound_had_what_its_parent_had() {
 
 #[test]
 fn a_dry_run_and_a_step_for_another_hand() {
-    let action = Action::Bind { proc: PROC, cpus: vec![CpuId(0)], cgroup: None };
+    let action = Action::Bind { proc: PROC, cpus: vec![CpuId(0)], whom: Whom::All };
     let (outcome, world) = apply(World::threads(&["0-3"]), &step(action, vec![Guard::DryRun]));
     assert_eq!((outcome.end, world.binds.len()), (End::Skipped(Guard::DryRun), 0));
     let (outcome, _) = apply(World::new(), &step(Action::Arm { proc: PROC, ranges: vec![] }, vec![]));

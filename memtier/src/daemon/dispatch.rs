@@ -362,7 +362,7 @@ mod tests {
         let (mut intake, mut dispatch, release) = hung();
         dispatch.submit(step(0, vec![], Time::MAX), &mut intake);
         let proc = ProcKey { pid: 1, start: 1 };
-        let bind = Action::Bind { proc, cpus: vec![crate::vocab::CpuId(0)], cgroup: None };
+        let bind = Action::Bind { proc, cpus: vec![crate::vocab::CpuId(0)], whom: crate::vocab::Whom::All };
         dispatch.submit(Step { action: bind, ..step(1, vec![], Time::MAX) }, &mut intake);
         let first = outcomes(&mut intake, &mut dispatch, 1).await;
         assert!(matches!(&first[..], [Event::Outcome(outcome)] if outcome.step.index == 1), "{first:?}");

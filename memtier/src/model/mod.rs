@@ -14,6 +14,7 @@ mod reclaim;
 mod sched;
 pub(crate) mod series;
 mod swap;
+mod threads;
 
 pub use caches::{Cache, Caches};
 pub use freshness::{Freshness, Sight, kernel_source};
@@ -24,6 +25,7 @@ pub use procs::{ProcInfo, Procs};
 pub use reclaim::{Reclaim, ReclaimSign, SCANNED};
 pub use sched::{CpuShare, Sched};
 pub use swap::{Swap, SwapCost, area_cost, wears};
+pub use threads::{Group, Groups, Threads};
 
 use crate::config::Config;
 use crate::vocab::{Action, Bytes, CgroupId, Outcome, ProcKey, Stamped, Time};
@@ -43,6 +45,8 @@ pub struct Models {
     #[serde(default)]
     pub nodes: Nodes,
     #[serde(default)]
+    pub threads: Threads,
+    #[serde(default)]
     pub caches: Caches,
 }
 
@@ -57,7 +61,7 @@ pub struct Fill {
 
 impl Models {
     pub fn fold(&mut self, stamped: &Stamped, config: &Config) {
-        let Self { heat, procs, sched, swap, pressure, freshness, reclaim, nodes, caches } = self;
+        let Self { heat, procs, sched, swap, pressure, freshness, reclaim, nodes, threads, caches } = self;
         heat.fold(stamped, config, sched);
         procs.fold(stamped);
         sched.fold(stamped);
@@ -66,6 +70,7 @@ impl Models {
         freshness.fold(stamped);
         reclaim.fold(stamped);
         nodes.fold(stamped, heat);
+        threads.fold(stamped);
         caches.fold(stamped, config);
     }
 
@@ -109,8 +114,8 @@ impl Models {
 
     /// Size of each model, and what it dropped.
     #[must_use]
-    pub fn fill(&self) -> [Fill; 8] {
-        let Self { heat, procs, sched, swap, pressure, freshness: _, reclaim, nodes, caches } = self;
+    pub fn fill(&self) -> [Fill; 9] {
+        let Self { heat, procs, sched, swap, pressure, freshness: _, reclaim, nodes, threads, caches } = self;
         let fill = |model, bytes, evicted| Fill { model, bytes, evicted };
         [
             fill("heat", heat.bytes(), heat.evicted()),
@@ -120,6 +125,7 @@ impl Models {
             fill("pressure", pressure.bytes(), pressure.evicted()),
             fill("reclaim", reclaim.bytes(), reclaim.evicted()),
             fill("nodes", nodes.bytes(), nodes.evicted()),
+            fill("threads", threads.bytes(), threads.evicted()),
             fill("caches", caches.bytes(), caches.evicted()),
         ]
     }
@@ -153,6 +159,7 @@ mod tests {
             proc().prop_map(|proc| KernelEvent::Exit { proc }),
             (proc(), 0..4 * BLOCK_BYTES, any::<u64>()).prop_map(|(proc, addr, period)| KernelEvent::Fault {
                 proc,
+                tid: 9,
                 addr,
                 kind: FaultKind::Major,
                 period
@@ -232,7 +239,12 @@ mod tests {
         assert!(sums.values().all(|h| h.idle[0] <= h.resident));
         for pid in 1..5 {
             let proc = models.procs.by_pid(pid).unwrap_or_default();
-            let _ = (models.under_reclaim(proc, now), models.procs.eligible_ranges(proc), models.sched.by_node(proc, now));
+            let _ = (
+                models.under_reclaim(proc, now),
+                models.procs.eligible_ranges(proc),
+                models.sched.by_node(proc, now),
+                models.threads.groups(proc, now, 125),
+            );
             let _ = (models.sched.ran_since(proc, Time(now.0 / 2)), models.reclaim.major_faults_per_min(proc, now));
         }
         let _ = (models.swap.cost(), models.swap.cgroup_room("/a/b"), models.swap.swapped_in_per_min(now), models.bytes());
@@ -246,6 +258,13 @@ mod tests {
             events in prop::collection::vec((0u64..40_000_000_000, event()), 1..60), cut in any::<prop::sample::Index>()) {
             let config = Config::default();
             let (mut models, mut restored, mut at) = (Models::default(), None::<Models>, Time(0));
+            // As the planner has it for those that may be placed.
+            let fold = |models: &mut Models, stamped: &Stamped| {
+                models.fold(stamped, &config);
+                if let Event::Kernel(KernelEvent::Fault { proc, tid, addr, .. }) = &stamped.event {
+                    models.threads.touched(stamped.at, *proc, *tid, BlockId::of(*addr));
+                }
+            };
             for (place, (pause, event)) in events.iter().enumerate() {
                 if place == cut.index(events.len()) {
                     let bytes = minicbor_serde::to_vec(&models).unwrap();
@@ -253,9 +272,9 @@ mod tests {
                 }
                 at = at.after(Span(*pause));
                 let stamped = Stamped { seq: place as u64 + 1, at, event: event.clone() };
-                models.fold(&stamped, &config);
+                fold(&mut models, &stamped);
                 if let Some(restored) = &mut restored {
-                    restored.fold(&stamped, &config);
+                    fold(restored, &stamped);
                 }
                 ask(&models, at);
             }
@@ -303,7 +322,7 @@ mod tests {
         }
         let fill = models.fill();
         assert!(models.bytes() <= Bytes::from_mib(25), "{fill:?}");
-        assert!(fill.iter().all(|f| ["heat", "nodes", "caches"].contains(&f.model) || f.evicted > 0), "{fill:?}");
+        assert!(fill.iter().all(|f| ["heat", "nodes", "threads", "caches"].contains(&f.model) || f.evicted > 0), "{fill:?}");
     }
 
     #[test]

@@ -45,14 +45,14 @@ pub struct CpuShare {
 
 /// CPU time of one half-window and the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Halves {
+pub(super) struct Halves {
     half: u64,
     now_ns: u64,
     before_ns: u64,
 }
 
 impl Halves {
-    fn add(&mut self, at: Time, ns: u64) {
+    pub(super) fn add(&mut self, at: Time, ns: u64) {
         let half = at.0 / HALF.0;
         if half != self.half {
             self.before_ns = if half == self.half + 1 { self.now_ns } else { 0 };
@@ -60,7 +60,7 @@ impl Halves {
         }
         self.now_ns = self.now_ns.saturating_add(ns);
     }
-    fn sum(&self, now: Time) -> Span {
+    pub(super) fn sum(&self, now: Time) -> Span {
         match (now.0 / HALF.0).saturating_sub(self.half) {
             0 => Span(self.now_ns.saturating_add(self.before_ns)),
             1 => Span(self.now_ns),

@@ -1,11 +1,11 @@
 //! A second opinion on each step, written from the rules and not from the arbiter: it shares no code with it. What it
 //! vetoes becomes a hold, and is a defect of the first opinion to be reported.
 
-use super::{Flight, Selection, anything_selected, audit_caches};
+use super::{Flight, Part, Placed, Selection, anything_selected, audit_caches};
 use crate::policy::View;
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, CpuId, Group, Guard, Leaf, NodeId, PAGE_BYTES, Pages, PolicyId, PressureKind,
-    ProcKey, ProcSample, Rule, Span, Step, StepId, Vma, VmaFlags, VmaKind,
+    ProcKey, ProcSample, Rule, Span, Step, StepId, Vma, VmaFlags, VmaKind, Whom,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,11 +50,12 @@ pub fn audit(
             touches(view, step, ranges)?;
             takes(view, passed, step, ranges)
         }
-        Action::Bind { cpus, cgroup, .. } => {
+        Action::Bind { proc: _, cpus, whom } => {
             ensure(!paused, "memtier is paused")?;
             placeable(view, step)?;
             bind(view, step, cpus)?;
-            bound_as_one(view, proc, cgroup.as_ref())?;
+            bound_as_one(view, proc, whom.cgroup())?;
+            threads(view, step, whom.tids())?;
             calls(view, passed, step)
         }
         Action::MovePages { to, ranges, .. } => {
@@ -209,13 +210,34 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     let info = view.models.procs.get(proc).ok_or("the process is not known")?;
     let allowed = info.sample.as_deref().map_or_else(BTreeSet::new, |sample| sample.cpus_allowed.iter().collect());
     let ours = view.ledger.placed(proc).and_then(|placed| Some((placed, placed.bound_at?)));
+    let inherited =
+        |placed: &Placed| placed.parts.iter().any(|part| part.tids.is_empty() && part.cpus.iter().eq(allowed.iter().copied()));
     let Some((placed, at)) = ours else {
-        return ensure(allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it");
+        let born = view.ledger.placed(proc).is_some_and(inherited);
+        return ensure(born || allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it");
     };
-    let own = placed.cpus.iter().eq(allowed.iter().copied()) || info.sampled_at.is_some_and(|sampled| sampled <= at);
+    let own =
+        inherited(placed) || placed.cpus.iter().eq(allowed.iter().copied()) || info.sampled_at.is_some_and(|sampled| sampled <= at);
     ensure(own || allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it")?;
     let last = placed.moved_at.map_or(at, |moved| moved.max(at));
-    ensure(view.now.since(last) >= Span::from_secs(view.config.numa.settle_s), "it was placed within numa.settle_s")
+    let threads = matches!(&step.action, Action::Bind { whom: Whom::Threads(_), .. });
+    let settled = view.now.since(last) >= Span::from_secs(view.config.numa.settle_s);
+    ensure(threads || settled, "it was placed within numa.settle_s")
+}
+
+/// Threads on their own: never the main one, of which the kernel tells where new ones run; and none twice within the settle time.
+fn threads(view: &View<'_>, step: &Step, tids: &[u32]) -> Result<(), String> {
+    let proc = step.action.proc();
+    ensure(tids.windows(2).all(|pair| pair[0] < pair[1]), "its threads are out of order")?;
+    ensure(!tids.contains(&proc.pid), "the main thread is among them")?;
+    let settle = Span::from_secs(view.config.numa.settle_s);
+    let lately = |part: &&Part| view.now.since(part.at) < settle;
+    let parts = view.ledger.placed(proc).map_or(&[][..], |placed| &placed.parts);
+    let mut bound = parts.iter().filter(lately).flat_map(|part| &part.tids);
+    ensure(
+        if tids.is_empty() { bound.next().is_none() } else { !bound.any(|tid| tids.contains(tid)) },
+        "threads of it were bound within numa.settle_s",
+    )
 }
 
 /// A cgroup is bound where the rule says so and nowhere else, and with nobody in it whom the same rule does not select.
@@ -469,7 +491,7 @@ mod tests {
     }
 
     fn bind(cpus: &[u32]) -> Step {
-        placing(Action::Bind { proc: ANNA, cpus: cpus.iter().map(|cpu| CpuId(*cpu)).collect(), cgroup: None })
+        placing(Action::Bind { proc: ANNA, cpus: cpus.iter().map(|cpu| CpuId(*cpu)).collect(), whom: Whom::All })
     }
 
     fn move_there() -> Step {
@@ -513,7 +535,7 @@ mod tests {
         const CPUSET: &str = "[[target]]\ncomm = '*'\ncpuset = true";
         let group = |path: &str, members: &[crate::vocab::ProcKey]| {
             let group = Group { id: crate::vocab::CgroupId(0), path: path.into(), members: members.to_vec() };
-            placing(Action::Bind { proc: ANNA, cpus: vec![CpuId(2)], cgroup: Some(group) })
+            placing(Action::Bind { proc: ANNA, cpus: vec![CpuId(2)], whom: Whom::Cgroup(group) })
         };
         let same = |_: &mut Host| {};
         placed(CPUSET, 500, same, &group("/g", &[ANNA, BERT]), "ok");
@@ -523,6 +545,25 @@ mod tests {
         placed(CPUSET, 500, same, &group("/g", &[ANNA]), "somebody in its cgroup is not meant");
         let mine = "[[target]]\ncomm = 'anna'\ncpuset = true\n[[target]]\ncomm = '*'\ncpuset = true";
         placed(mine, 500, same, &group("/g", &[ANNA, BERT]), "somebody in its cgroup is not meant");
+    }
+
+    #[test]
+    fn threads_are_bound_once_within_the_settle_time_and_the_main_one_never() {
+        let some = |cpus: &[u32], tids: &[u32]| {
+            let cpus = cpus.iter().map(|cpu| CpuId(*cpu)).collect();
+            placing(Action::Bind { proc: ANNA, cpus, whom: Whom::of(tids) })
+        };
+        let same = |_: &mut Host| {};
+        placed(ALL, 500, same, &some(&[2, 3], &[21, 23]), "ok");
+        placed(ALL, 500, same, &some(&[2, 3], &[23, 21]), "its threads are out of order");
+        placed(ALL, 500, same, &some(&[2, 3], &[ANNA.pid]), "the main thread is among them");
+        let bound = |host: &mut Host| host.governor.bound(ANNA, &[2, 3], &[21, 23], host.now);
+        placed(ALL, 500, bound, &some(&[0, 1], &[22]), "ok");
+        placed(ALL, 500, bound, &some(&[0, 1], &[22, 23]), "threads of it were bound within numa.settle_s");
+        placed(ALL, 500, bound, &bind(&[0, 1]), "threads of it were bound within numa.settle_s");
+        let long_ago = |host: &mut Host| host.governor.bound(ANNA, &[2, 3], &[21, 23], secs(1));
+        placed(ALL, 500, long_ago, &some(&[0, 1], &[22, 23]), "ok");
+        placed(ALL, 500, long_ago, &bind(&[0, 1]), "ok");
     }
 
     #[test]

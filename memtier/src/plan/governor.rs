@@ -8,8 +8,8 @@ use crate::config::{self, Config, KNOBS};
 use crate::model::{Models, ProcHeat, Sight};
 use crate::policy::{self, Advice, Policy, Spacing, View};
 use crate::vocab::{
-    Action, Bytes, CacheSample, CacheTold, End, Event, Guard, Hold, HostFacts, Idle, KernelEvent, Measure, Need, Outcome, Pages,
-    PolicyId, ProcKey, ProcSample, Reason, Request, Rule, Sample, Source, Span, Stamped, Step, StepId, Subject, Time,
+    Action, BlockId, Bytes, CacheSample, CacheTold, End, Event, Guard, Hold, HostFacts, Idle, KernelEvent, Measure, Need, Outcome,
+    Pages, PolicyId, ProcKey, ProcSample, Reason, Request, Rule, Sample, Source, Span, Stamped, Step, StepId, Subject, Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,12 +87,12 @@ impl Governor {
                 self.ledger.executed(*proc);
             }
             Event::Kernel(KernelEvent::Exit { proc }) => self.forget(*proc),
-            Event::Kernel(
-                KernelEvent::Fault { .. }
-                | KernelEvent::TaskMoved { .. }
-                | KernelEvent::PagesMoved { .. }
-                | KernelEvent::Region { .. },
-            ) => {}
+            Event::Kernel(KernelEvent::Fault { proc, tid, addr, kind: _, period: _ }) => {
+                if self.config.numa.enabled && self.facts.can_place() && self.targets.selection(*proc).placed() {
+                    self.models.threads.touched(at, *proc, *tid, BlockId::of(*addr));
+                }
+            }
+            Event::Kernel(KernelEvent::TaskMoved { .. } | KernelEvent::PagesMoved { .. } | KernelEvent::Region { .. }) => {}
             Event::Sample(Sample::Proc(sample)) => {
                 self.targets.judge(sample, &self.config, &self.facts);
                 self.count(sample.proc);
@@ -529,6 +529,26 @@ fn settable(reason: &mut Reason) {
 fn grid(now: Time, period: Span) -> Time {
     let period = period.0.max(1);
     Time((now.0 / period).saturating_add(1).saturating_mul(period))
+}
+
+#[cfg(test)]
+impl Governor {
+    /// A bind of these threads is over.
+    pub(super) fn bound(&mut self, proc: ProcKey, cpus: &[u32], tids: &[u32], at: Time) {
+        let cpus = cpus.iter().map(|cpu| crate::vocab::CpuId(*cpu)).collect();
+        let step = Step {
+            id: StepId::default(),
+            action: Action::Bind { proc, cpus, whom: crate::vocab::Whom::of(tids) },
+            guards: Vec::new(),
+            expires: Time::MAX,
+            charge: crate::vocab::Charge::default(),
+            by: PolicyId::Numa,
+            reason: Reason::new(Rule::NumaPart),
+        };
+        let done = crate::vocab::Amount { pages: Pages(2), asked: Pages(2), ..crate::vocab::Amount::default() };
+        let outcome = Outcome { step: step.id, began: at, ended: at, done, end: End::Done, missed: Vec::new() };
+        self.ledger.settle(at, &step, &outcome, 0);
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,16 @@ pub struct Taken {
     pub walks: u32,
 }
 
+/// Threads of a process that were given CPUs of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub cpus: IdSet,
+    /// Ascending. None: whoever was made by one of them, by fork or exec, may have the same CPUs.
+    pub tids: Vec<u32>,
+    /// When the last of them was bound.
+    pub at: Time,
+}
+
 /// What placing did to a process: the CPUs it was given, and what came of the last steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
@@ -64,6 +74,12 @@ pub struct Placed {
     pub cpus: IdSet,
     /// When that was done.
     pub bound_at: Option<Time>,
+    /// Threads that run elsewhere, since then.
+    #[serde(default)]
+    pub parts: Vec<Part>,
+    /// How often these were brought together again.
+    #[serde(default)]
+    pub joined: u32,
     /// The node that pages were last moved to, and when.
     pub to: Option<NodeId>,
     pub moved_at: Option<Time>,
@@ -82,6 +98,34 @@ impl Placed {
     #[must_use]
     pub fn futile_until(&self) -> Option<Time> {
         Some(self.at.after(backoff(self.fruitless)?))
+    }
+
+    /// When any of its threads were last bound, or pages of it moved.
+    #[must_use]
+    pub fn last(&self) -> Option<Time> {
+        self.parts.iter().map(|part| Some(part.at)).fold(self.bound_at.max(self.moved_at), Option::max)
+    }
+
+    fn part(&mut self, at: Time, cpus: IdSet, tids: &[u32]) {
+        for part in &mut self.parts {
+            part.tids.retain(|tid| !tids.contains(tid));
+        }
+        self.parts.retain(|part| !part.tids.is_empty() || part.cpus == cpus);
+        match self.parts.iter_mut().find(|part| part.cpus == cpus) {
+            Some(part) => {
+                part.tids.extend(tids);
+                part.tids.sort_unstable();
+                part.at = at;
+            }
+            None => self.parts.push(Part { cpus, tids: tids.to_vec(), at }),
+        }
+    }
+
+    /// Whoever descends from one of its threads: which of them it was, nobody tells.
+    fn inherited(self) -> Self {
+        let Self { cpus, bound_at, mut parts, .. } = self;
+        parts.iter_mut().for_each(|part| part.tids.clear());
+        Self { cpus, bound_at, parts, ..Self::default() }
     }
 }
 
@@ -449,12 +493,18 @@ impl Ledger {
             return;
         }
         match &step.action {
-            Action::Bind { proc, cpus, cgroup } => {
-                let members = cgroup.iter().flat_map(|group| group.members.iter().copied());
+            Action::Bind { proc, cpus, whom } => {
+                let cpus: IdSet = cpus.iter().map(|cpu| cpu.0).collect();
+                let members = whom.cgroup().into_iter().flat_map(|group| group.members.iter().copied());
                 for proc in members.chain([*proc]) {
                     let placed = all.entry(proc).or_default();
-                    placed.cpus = cpus.iter().map(|cpu| cpu.0).collect();
-                    (placed.bound_at, placed.at) = (Some(at), at);
+                    placed.at = at;
+                    if whom.tids().is_empty() {
+                        placed.joined += u32::from(placed.parts.iter().any(|part| !part.tids.is_empty()));
+                        (placed.cpus, placed.bound_at, placed.parts) = (cpus.clone(), Some(at), Vec::new());
+                    } else {
+                        placed.part(at, cpus.clone(), whom.tids());
+                    }
                 }
             }
             Action::MovePages { to, .. } | Action::Migrate { to, .. } => {
@@ -472,9 +522,9 @@ impl Ledger {
 
     /// A child runs where its parent was bound to.
     pub(super) fn forked(&mut self, parent: ProcKey, child: ProcKey) {
-        let bound = self.placed.get(&parent).filter(|placed| placed.bound_at.is_some());
-        if let Some(Placed { cpus, bound_at, .. }) = bound.cloned() {
-            self.placed.insert(child, Placed { cpus, bound_at, ..Placed::default() });
+        let bound = self.placed.get(&parent).filter(|placed| placed.bound_at.is_some() || !placed.parts.is_empty());
+        if let Some(placed) = bound.cloned() {
+            self.placed.insert(child, placed.inherited());
         }
     }
 
@@ -484,7 +534,7 @@ impl Ledger {
         self.tiered.remove(&proc);
         self.crossed.remove(&proc);
         if let Some(placed) = self.placed.get_mut(&proc) {
-            *placed = Placed { cpus: std::mem::take(&mut placed.cpus), bound_at: placed.bound_at, ..Placed::default() };
+            *placed = std::mem::take(placed).inherited();
         }
     }
 
@@ -527,7 +577,7 @@ fn really(step: &Step, outcome: &Outcome) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocab::{Amount, BlockId, CgroupId, CpuId, Fault, Group, Reason, Rule};
+    use crate::vocab::{Amount, BlockId, CgroupId, CpuId, Fault, Group, Reason, Rule, Whom};
 
     const PROC: ProcKey = ProcKey { pid: 7, start: 1 };
 
@@ -586,7 +636,7 @@ mod tests {
     fn all_in_a_cgroup_that_was_bound_are_bound() {
         let (mut ledger, other) = (Ledger::default(), ProcKey { pid: 8, start: 2 });
         let group = Group { id: CgroupId(5), path: "/g".into(), members: vec![PROC, other] };
-        let action = Action::Bind { proc: PROC, cpus: vec![CpuId(2)], cgroup: Some(group) };
+        let action = Action::Bind { proc: PROC, cpus: vec![CpuId(2)], whom: Whom::Cgroup(group) };
         let step = Step { action, by: PolicyId::Numa, charge: Charge::default(), ..page_out(1, 1, false) };
         let refused = Fault { call: "bind".into(), on: "7".into(), errno: 0, message: "no".into() };
         ledger.settle(secs(1), &step, &outcome(&step, 2, 0, End::Failed(refused)), 0);
@@ -682,6 +732,37 @@ mod tests {
         assert_eq!((crossed(&ledger), ledger.tier_rests(secs(4))), (Some(secs(75)), true));
         ledger.forget_crossings(secs(76));
         assert_eq!(crossed(&ledger), None);
+    }
+
+    #[test]
+    fn threads_on_their_own_are_known_until_all_are_bound() {
+        let mut ledger = Ledger::default();
+        let mut bind = |decision: u64, cpus: &[u32], tids: &[u32], proc: ProcKey| {
+            let cpus = cpus.iter().map(|cpu| crate::vocab::CpuId(*cpu)).collect();
+            let action = Action::Bind { proc, cpus, whom: Whom::of(tids) };
+            let step = Step { action, by: PolicyId::Numa, charge: Charge::default(), ..page_out(decision, 1, false) };
+            ledger.charge(secs(decision), &step, None, None);
+            ledger.settle(secs(decision), &step, &outcome(&step, decision, 2, End::Done), 0);
+            ledger.forked(PROC, ProcKey { pid: 8, start: decision });
+            let child = ledger.placed(ProcKey { pid: 8, start: decision }).cloned().unwrap_or_default();
+            (ledger.placed(proc).cloned().unwrap_or_default(), child)
+        };
+        let parts = |placed: &Placed| -> Vec<(String, Vec<u32>, Time)> {
+            placed.parts.iter().map(|part| (part.cpus.to_string(), part.tids.clone(), part.at)).collect()
+        };
+        let part = |cpus: &str, tids: &[u32], at| (cpus.to_owned(), tids.to_vec(), secs(at));
+        bind(1, &[0, 1], &[21, 23], PROC);
+        let (placed, child) = bind(2, &[2, 3], &[22], PROC);
+        assert_eq!(parts(&placed), [part("0-1", &[21, 23], 1), part("2-3", &[22], 2)]);
+        assert_eq!((placed.bound_at, placed.last(), placed.joined), (None, Some(secs(2)), 0));
+        assert_eq!(parts(&child), [part("0-1", &[], 1), part("2-3", &[], 2)], "which thread forked is not known");
+        let (placed, _) = bind(3, &[2, 3], &[20, 21, 23], PROC);
+        assert_eq!(parts(&placed), [part("2-3", &[20, 21, 22, 23], 3)]);
+        let (placed, child) = bind(4, &[0, 1, 2, 3], &[], PROC);
+        assert_eq!((parts(&placed), placed.bound_at, placed.joined), (vec![], Some(secs(4)), 1));
+        assert_eq!((parts(&child), child.bound_at, child.joined), (vec![], Some(secs(4)), 0));
+        let (placed, _) = bind(5, &[0], &[], PROC);
+        assert_eq!(placed.joined, 1, "they were together");
     }
 
     #[test]

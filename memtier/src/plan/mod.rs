@@ -19,7 +19,7 @@ pub use crossings::Crossings;
 pub use explain::{Explained, Explanation, cgroup_of, explain};
 pub use governor::Governor;
 pub use journal::{Journal, Noted, Standing, Turn};
-pub use ledger::{Account, Ledger, Placed, Taken, WINDOW, limits};
+pub use ledger::{Account, Ledger, Part, Placed, Taken, WINDOW, limits};
 pub use protect::{Protection, protection};
 pub use served::Served;
 pub use targets::{Selection, Targets, anything_selected, vain_rules};

@@ -208,13 +208,18 @@ impl Board {
             let home = self.of_cpus(cpus);
             return if home.is_empty() { Bound::Nobody } else { Bound::Us(home) };
         }
+        // Born of a thread that we gave other CPUs than its process has.
+        if placed.is_some_and(|placed| placed.parts.iter().any(|part| part.tids.is_empty() && part.cpus == *allowed)) {
+            return Bound::Us(self.of_cpus(allowed));
+        }
         if allowed.is_empty() || self.shared.iter().all(|cpu| allowed.contains(cpu)) {
             return Bound::Nobody;
         }
         Bound::Others(self.of_cpus(allowed))
     }
 
-    fn of_cpus(&self, cpus: &IdSet) -> Vec<usize> {
+    /// The places that have any of these CPUs.
+    pub fn of_cpus(&self, cpus: &IdSet) -> Vec<usize> {
         let any = |place: &usize| self.cpus[*place].iter().any(|cpu| cpus.contains(cpu.0));
         (0..self.places.len()).filter(any).collect()
     }

@@ -1,5 +1,6 @@
 //! Policies turn models into advice. A policy has no memory, no clock and no I/O: same view, same advice.
 
+mod apart;
 mod arm;
 mod autocold;
 mod board;

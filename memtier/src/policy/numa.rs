@@ -1,5 +1,6 @@
 //! numa: brings threads and memory of a process together on the nodes that suit it. docs/policies/numa.md is the essay.
 
+use super::apart;
 use super::board::{Board, Bound, Candidate, reserve};
 use super::placement::{self, Choice, Claim, Place, cost, over};
 use super::taking::{self, Refusal};
@@ -9,7 +10,7 @@ use crate::model::{Lying, NodeNow};
 use crate::plan::{Crossings, Placed, WINDOW, anything_selected};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, Bytes, Charge, Leaf, Measure, Need, NodeId, PAGE_BYTES, Pages, Permil, PolicyId, ProcKey,
-    Quantity, Reason, Rule, Source, Span, Time,
+    Quantity, Reason, Rule, Source, Span, Time, Whom,
 };
 use std::cmp::Reverse;
 
@@ -80,23 +81,46 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
                     Reason::new(Rule::CgroupBind).note(format!("{leader} stands for all in its cgroup, which is bound as one"))
                 );
             }
+            let places = board.places.clone();
+            if let Some(said) = apart::keep(view, board, candidate, None, &places, release) {
+                board.leave(&candidate.claim);
+                return said;
+            }
             let choice = free(view, board, candidate);
             match &choice {
                 Ok((choice, _)) => board.take(candidate.claims(), &choice.cpus, &choice.memory, choice.moves),
                 Err(_) => board.leave(candidate.claims()),
             }
-            let (choice, reason) = choice?;
+            let (choice, reason) = match choice {
+                Err(reason) if reason.rule == Rule::NoNode => {
+                    let apart = apart::part(view, board, candidate, None, &places);
+                    return apart.ok_or_else(|| apart::explain(view, board, candidate, &places, reason));
+                }
+                choice => choice?,
+            };
             taking::rested(view, candidate.placed)?;
             Ok(bind(view, board, candidate, &choice, reason))
         }
         Bound::Us(home) => {
-            let onward = move_on(view, board, candidate, home);
+            let places = board.places.clone();
+            let several = home.len() > 1;
+            let kept = if several { apart::keep(view, board, candidate, Some(home), &places, release) } else { None };
+            let onward = if kept.is_none() { move_on(view, board, candidate, home) } else { None };
             let cpus = onward.as_ref().map_or(home, |(choice, _)| &choice.cpus).clone();
             let memory = placement::memory_of(&board.places, candidate.claims(), &cpus);
             let (_, moves) = placement::price(&board.places, candidate.claims(), &cpus, &memory).unwrap_or_default();
             // Who stands for it took for it, too.
             if candidate.follows().is_none() {
                 board.take(candidate.claims(), &cpus, &memory, moves);
+            }
+            let rest = |board: &Board| bring(view, board, candidate, &cpus, &memory, release);
+            match kept {
+                // What is nobody's of them, or of several.
+                Some(Err(home)) if home.rule == Rule::AtHome => {
+                    return rest(board).map_err(|reason| if reason.rule == Rule::AtHome { home } else { reason });
+                }
+                Some(said) => return said,
+                None => {}
             }
             taking::rested(view, candidate.placed)?;
             match onward {
@@ -105,7 +129,10 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
                     let note = "it came up just now, and may need fewer nodes: its memory waits until that is known";
                     Err(Reason::new(Rule::WarmUp).note(note))
                 }
-                None => bring(view, board, candidate, &cpus, &memory, release),
+                None => {
+                    let apart = if several { apart::part(view, board, candidate, Some(home), &places) } else { None };
+                    apart.map_or_else(|| rest(board), Ok)
+                }
             }
         }
         Bound::Others(home) => {
@@ -160,7 +187,7 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
         return None;
     }
     let (placed, claim) = (candidate.placed?, candidate.claims());
-    let last = placed.bound_at.max(placed.moved_at)?;
+    let last = placed.last()?;
     let settled = settled(view, last).is_ok();
     if !settled && placed.moved_at.is_some() {
         return None;
@@ -185,7 +212,7 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
     pays.then(|| (choice.clone(), whereto(board, claim, &choice, reason)))
 }
 
-fn settled(view: &View<'_>, last: Time) -> Result<(), Reason> {
+pub(super) fn settled(view: &View<'_>, last: Time) -> Result<(), Reason> {
     let (since, settle) = (view.now.since(last), Span::from_secs(view.config.numa.settle_s));
     if since >= settle {
         return Ok(());
@@ -193,12 +220,12 @@ fn settled(view: &View<'_>, last: Time) -> Result<(), Reason> {
     Err(Reason::new(Rule::Settling).saw(Measure::SinceLastMove, since, settle, "numa.settle_s").flips_at(since.as_secs()))
 }
 
-const fn amortise(view: &View<'_>) -> Span {
+pub(super) const fn amortise(view: &View<'_>) -> Span {
     Span::from_secs(view.config.numa.amortise_s)
 }
 
 /// What is gained and what it costs.
-fn priced(view: &View<'_>, rule: Rule, saved: Span, moves: Pages) -> Reason {
+pub(super) fn priced(view: &View<'_>, rule: Rule, saved: Span, moves: Pages) -> Reason {
     let (gain, cost) = (over(saved, amortise(view)), cost(moves));
     let reason = Reason::new(rule).saw(Measure::Benefit, gain, cost, "numa.amortise_s");
     // So long it takes until the move has paid for itself.
@@ -225,7 +252,7 @@ fn roomless(board: &Board, claim: &Claim) -> Reason {
         .note("wanted are thousandths of a CPU; the bounds are the most that any node has left")
 }
 
-fn named(nodes: &[NodeId]) -> String {
+pub(super) fn named(nodes: &[NodeId]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
@@ -233,15 +260,19 @@ fn bind(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, choice: &Choi
     if view.facts.has(Need::NumaBalancing).is_ok() {
         reason.note.push_str("; kernel.numa_balancing is on, and moves pages the same way once its threads are there");
     }
-    if let Some(group) = &candidate.group {
-        reason.note.push_str("; all of its cgroup ");
-        reason.note.push_str(&group.path);
-    }
-    let action = Action::Bind { proc: candidate.proc, cpus: board.cpus_of(&choice.cpus), cgroup: candidate.group.clone() };
+    let whom = match &candidate.group {
+        Some(group) => {
+            reason.note.push_str("; all of its cgroup ");
+            reason.note.push_str(&group.path);
+            Whom::Cgroup(group.clone())
+        }
+        None => Whom::All,
+    };
+    let action = Action::Bind { proc: candidate.proc, cpus: board.cpus_of(&choice.cpus), whom };
     proposal(action, candidate.claims().wants, Charge::default(), reason)
 }
 
-fn proposal(action: Action, gain: u64, charge: Charge, reason: Reason) -> Proposal {
+pub(super) fn proposal(action: Action, gain: u64, charge: Charge, reason: Reason) -> Proposal {
     Proposal { action, by: PolicyId::Numa, class: Class::Placement, gain, charge, lifetime: LIFETIME, reason }
 }
 
@@ -280,24 +311,18 @@ fn bring(
     }
     let hot: Pages = outside().map(|held| held.hot).sum();
     let reason = reason.saw(Measure::HotElsewhere, hot, away, "");
-    let quota = quota(view)?;
     let mut refusal = None;
     for to in targets(view, board, memory) {
-        let room = match room(view, to) {
-            Ok(room) => room,
+        match bring_to(view, candidate, &home, to, release, |_| true) {
+            Ok(Some((ranges, charge, room))) => {
+                let reason =
+                    reason.saw(Measure::NodeFree, room, Bytes(BLOCK_BYTES), "numa.node_free_permil").note(format!("to {to}"));
+                return Ok(proposal(Action::MovePages { proc: candidate.proc, to, ranges }, claim.wants, charge, reason));
+            }
+            Ok(None) => {}
             Err(reason) => {
                 refusal.get_or_insert(reason);
-                continue;
             }
-        };
-        let most = Bytes::from_mib(view.config.numa.slice_mib).scale(release.0, 1000).min(quota).min(room);
-        let most = most.min(view.ledger.left(view.config).moved).max(Bytes(BLOCK_BYTES));
-        let ranges = hottest(view, candidate.proc, &home, to, most);
-        if !ranges.is_empty() {
-            let moved: Bytes = ranges.iter().map(|range| range.pages().bytes()).sum();
-            let charge = Charge { moved, ..Charge::default() };
-            let reason = reason.saw(Measure::NodeFree, room, Bytes(BLOCK_BYTES), "numa.node_free_permil").note(format!("to {to}"));
-            return Ok(proposal(Action::MovePages { proc: candidate.proc, to, ranges }, claim.wants, charge, reason));
         }
     }
     if let Some(crossed) = view.ledger.crossed(candidate.proc).and_then(Crossings::last).filter(|_| refusal.is_none()) {
@@ -307,6 +332,23 @@ fn bring(
         let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, away, Pages::ZERO, "");
         reason.note("what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, or at home")
     }))
+}
+
+/// A slice of what lies outside of `home` and is wanted on `to`, what it is charged, and the room there; none if nothing is.
+pub(super) fn bring_to(
+    view: &View<'_>,
+    candidate: &Candidate<'_>,
+    home: &[NodeId],
+    to: NodeId,
+    release: Permil,
+    wanted: impl Fn(&Lying) -> bool,
+) -> Result<Option<(Vec<AddrRange>, Charge, Bytes)>, Reason> {
+    let (quota, room) = (quota(view)?, room(view, to)?);
+    let most = Bytes::from_mib(view.config.numa.slice_mib).scale(release.0, 1000).min(quota).min(room);
+    let most = most.min(view.ledger.left(view.config).moved).max(Bytes(BLOCK_BYTES));
+    let ranges = hottest(view, candidate.proc, home, to, most, wanted);
+    let moved = ranges.iter().map(|range| range.pages().bytes()).sum();
+    Ok((!ranges.is_empty()).then_some((ranges, Charge { moved, ..Charge::default() }, room)))
 }
 
 /// Nothing that we moved goes on before it has settled.
@@ -358,11 +400,18 @@ fn room(view: &View<'_>, to: NodeId) -> Result<Bytes, Reason> {
 }
 
 /// The blocks that may move to `to`, those with most pages in use first, as ranges of at most `most`, but one block at least.
-fn hottest(view: &View<'_>, proc: ProcKey, home: &[NodeId], to: NodeId, most: Bytes) -> Vec<AddrRange> {
+fn hottest(
+    view: &View<'_>,
+    proc: ProcKey,
+    home: &[NodeId],
+    to: NodeId,
+    most: Bytes,
+    wanted: impl Fn(&Lying) -> bool,
+) -> Vec<AddrRange> {
     let Some(heat) = view.models.heat.get(proc) else { return Vec::new() };
     let eligible = view.models.procs.eligible_ranges(proc);
     let mut blocks: Vec<(Reverse<u32>, Reverse<u32>, Lying)> = Vec::new();
-    for one in view.models.nodes.lying(proc, heat) {
+    for one in view.models.nodes.lying(proc, heat).filter(|one| wanted(one)) {
         let pages = one.movable(home, to);
         // What is at home already would move a second time.
         let elsewhere_at_home = home.iter().any(|node| *node != to && one.on(*node) > 0);

@@ -67,13 +67,21 @@ impl World {
                 let pages = self.page_out(proc, &ranges);
                 self.finish(&step, now, pages, half);
             }
-            Action::Bind { cpus, cgroup, .. } => {
-                let members = cgroup.as_ref().map_or(std::slice::from_ref(&proc), |group| &group.members);
+            Action::Bind { proc: _, cpus, whom } => {
+                let cpus: Vec<u32> = cpus.iter().map(|cpu| cpu.0).collect();
+                let members = whom.cgroup().map_or(std::slice::from_ref(&proc), |group| &group.members);
                 let mut threads = 0;
                 for member in members.iter().filter(|member| self.lives(**member)).map(|member| member.pid).collect::<Vec<_>>() {
                     let p = self.procs.get_mut(&member).expect("lives() was true");
-                    p.cpus = cpus.iter().map(|cpu| cpu.0).collect();
-                    threads += u64::from(p.spec.threads);
+                    let meant: Vec<u32> = (0..p.spec.threads).filter(|&thread| whom.tids().contains(&p.tid(thread))).collect();
+                    if whom.tids().is_empty() {
+                        threads += u64::from(p.spec.threads);
+                        p.apart.clear();
+                        p.cpus.clone_from(&cpus);
+                    } else {
+                        threads += meant.len() as u64;
+                        p.apart.extend(meant.into_iter().map(|thread| (thread, cpus.clone())));
+                    }
                 }
                 self.placed(&step, Moved { pages: threads, elsewhere: threads, missed: Vec::new() });
             }

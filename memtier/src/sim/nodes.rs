@@ -115,9 +115,9 @@ impl World {
         for p in self.procs.values() {
             for thread in 0..p.spec.threads {
                 let at = p.key.pid.wrapping_add(thread);
-                let all = self.cpus().max(1);
-                let cpu = if p.cpus.is_empty() { at % all } else { p.cpus[at as usize % p.cpus.len()] };
-                let tid = p.key.pid.wrapping_add(thread * 100_000);
+                let (all, may) = (self.cpus().max(1), p.cpus_of(thread));
+                let cpu = if may.is_empty() { at % all } else { may[at as usize % may.len()] };
+                let tid = p.tid(thread);
                 times.push(CpuTime { proc: p.key, tid, cpu: CpuId(cpu), runtime_ns: p.runs_ns(), switches: 10 });
             }
         }
@@ -206,6 +206,10 @@ impl World {
             p.blocks.values_mut().filter(|b| b.node.is_some_and(|node| node >= nodes)).for_each(|b| b.node = None);
             // The kernel lets run anywhere who may run nowhere.
             p.cpus.retain(|&cpu| cpu < cpus);
+            p.apart.retain(|_, may| {
+                may.retain(|&cpu| cpu < cpus);
+                !may.is_empty()
+            });
         }
         self.lie_down();
     }

@@ -52,6 +52,8 @@ pub struct RegionSpec {
     pub flags: VmaFlags,
     /// No page of it moves to another node.
     pub pinned: bool,
+    /// Threads (first, end) that touch it, by turns: their faults are told. None: nobody is told whose it is.
+    pub threads: Option<(u32, u32)>,
 }
 
 impl Default for RegionSpec {
@@ -65,6 +67,7 @@ impl Default for RegionSpec {
             kind: VmaKind::Anon,
             flags: VmaFlags::WRITE,
             pinned: false,
+            threads: None,
         }
     }
 }
@@ -152,6 +155,10 @@ pub(super) struct Process {
     pub waited_ns: u64,
     /// CPUs that it may run on; empty for all.
     pub cpus: Vec<u32>,
+    /// The same of threads that were bound on their own.
+    pub apart: BTreeMap<u32, Vec<u32>>,
+    /// First touches since they were last told: thread and block.
+    pub faults: Vec<(u32, u64)>,
     born: Time,
     next: u64,
 }
@@ -191,6 +198,8 @@ impl Process {
             ran_ns: 0,
             waited_ns: 0,
             cpus: spec.cpus.clone(),
+            apart: BTreeMap::new(),
+            faults: Vec::new(),
             born: now,
             next: FIRST,
         };
@@ -229,6 +238,11 @@ impl Process {
             let back = mask.and(&b.swapped);
             let fresh = mask.and_not(&b.present).and_not(&b.swapped);
             out.filled += u64::from(fresh.count());
+            if let Some((first, end)) = spec.threads.filter(|_| !fresh.is_empty()) {
+                // Two of them by turns: none has a block for itself where there are several.
+                let turn = |n: u64| first + ((id + n) % u64::from(end - first).max(1)) as u32;
+                self.faults.extend([(turn(0), id), (turn(1), id)]);
+            }
             out.refaulted.extend(back.iter().map(|i| id * BLOCK_PAGES as u64 + i as u64));
             b.swapped = b.swapped.and_not(&mask);
             b.present = b.present.or(&mask);
@@ -245,6 +259,16 @@ impl Process {
         self.minor += out.filled;
         self.major += back;
         out
+    }
+
+    /// The number of a thread; the first is the main one.
+    pub(super) const fn tid(&self, thread: u32) -> u32 {
+        self.key.pid.wrapping_add(thread * 100_000)
+    }
+
+    /// Where a thread may run; nowhere in particular if that is empty.
+    pub(super) fn cpus_of(&self, thread: u32) -> &[u32] {
+        self.apart.get(&thread).unwrap_or(&self.cpus)
     }
 
     /// CPU time of a second of one thread. Whoever wants to run gets a little.

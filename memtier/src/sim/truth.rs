@@ -1,7 +1,7 @@
 //! What really happened, which no observer sees and no policy may use: the numbers that the bars of tests are set against.
 
 use super::process::Process;
-use crate::vocab::{Bytes, End, Pages, Permil, ProcKey, Source, Span, Time};
+use crate::vocab::{BLOCK_BYTES, Bytes, End, Pages, Permil, ProcKey, Source, Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Truth about all processes of one name together.
@@ -20,6 +20,10 @@ pub struct ProcTruth {
     /// Resident pages by node, and the CPUs that it was bound to.
     pub on: BTreeMap<u16, Pages>,
     pub cpus: Vec<u32>,
+    /// CPUs of threads that were bound on their own, by their number in the process.
+    pub apart: BTreeMap<u32, Vec<u32>>,
+    /// Resident pages of each region by node; a block that two share counts for the first.
+    pub regions: Vec<BTreeMap<u16, Pages>>,
 }
 
 /// The books of a run.
@@ -148,8 +152,14 @@ impl Truth {
             own.swapped.0 += p.swapped.0;
             own.untouched.0 += p.untouched().0;
             own.cpus.clone_from(&p.cpus);
-            for block in p.blocks.values() {
-                own.on.entry(block.node.unwrap_or(0) as u16).or_default().0 += u64::from(block.present.count());
+            own.apart.clone_from(&p.apart);
+            own.regions.resize(own.regions.len().max(p.regions.len()), BTreeMap::new());
+            for (&id, block) in &p.blocks {
+                let pages = u64::from(block.present.count());
+                if let Some(at) = p.regions.iter().position(|region| region.range.end > id * BLOCK_BYTES) {
+                    own.regions[at].entry(block.node.unwrap_or(0) as u16).or_default().0 += pages;
+                }
+                own.on.entry(block.node.unwrap_or(0) as u16).or_default().0 += pages;
             }
         }
     }

@@ -7,8 +7,8 @@ use super::rng::{Purpose, Rng};
 use super::scenario::{Change, Faults, Scenario, SwapSpec};
 use super::truth::Truth;
 use crate::vocab::{
-    AddrRange, BLOCK_BYTES, Bytes, CgroupId, Event, KernelEvent, PAGE_SHIFT, Pages, Permil, ProcKey, Source, Span, Stamped, Step,
-    SwapBacking, Time,
+    AddrRange, BLOCK_BYTES, Bytes, CgroupId, Event, FaultKind, KernelEvent, PAGE_SHIFT, Pages, Permil, ProcKey, Source, Span,
+    Stamped, Step, SwapBacking, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,7 +220,10 @@ impl World {
         });
         self.told = 0;
         // A new daemon undoes what the old one left behind.
-        self.procs.values_mut().for_each(|p| p.cpus.clone_from(&p.spec.cpus));
+        self.procs.values_mut().for_each(|p| {
+            p.cpus.clone_from(&p.spec.cpus);
+            p.apart.clear();
+        });
         self.tell_start(config);
         for pid in self.procs.keys().copied().collect::<Vec<_>>() {
             self.tell_proc(pid);
@@ -250,6 +253,7 @@ impl World {
             let touched = p.live(self.now);
             let key = p.key;
             self.account(key, &touched);
+            self.tell_first_touches(pid);
             self.relieve(Some(key));
         }
         self.idle();
@@ -283,9 +287,21 @@ impl World {
         let comm = self.procs.get(&key.pid).map_or("", |p| p.spec.comm);
         self.truth.refaulted(self.now, key, comm, refaulted);
         for page in refaulted.iter().step_by(super::eyes::FAULT_PERIOD as usize) {
-            let kind = crate::vocab::FaultKind::Major;
-            let event = KernelEvent::Fault { proc: key, addr: page << PAGE_SHIFT, kind, period: super::eyes::FAULT_PERIOD };
-            self.tell(Event::Kernel(event));
+            let kind = FaultKind::Major;
+            // Of major faults nobody is told whose they are.
+            let (tid, period) = (0, super::eyes::FAULT_PERIOD);
+            self.tell(Event::Kernel(KernelEvent::Fault { proc: key, tid, addr: page << PAGE_SHIFT, kind, period }));
+        }
+    }
+
+    /// Pages that were filled since this was last told, by the threads that touched them.
+    fn tell_first_touches(&mut self, pid: u32) {
+        let Some(p) = self.procs.get_mut(&pid) else { return };
+        let faults = std::mem::take(&mut p.faults);
+        let (proc, tids): (ProcKey, Vec<u32>) = (p.key, faults.iter().map(|(thread, _)| p.tid(*thread)).collect());
+        for ((_, block), tid) in faults.into_iter().zip(tids) {
+            let (addr, kind, period) = (block * BLOCK_BYTES, FaultKind::Minor, super::eyes::FAULT_PERIOD);
+            self.tell(Event::Kernel(KernelEvent::Fault { proc, tid, addr, kind, period }));
         }
     }
 
@@ -405,6 +421,7 @@ impl World {
         }
         self.lie_down();
         self.tell_proc(pid);
+        self.tell_first_touches(pid);
         self.relieve(None);
         key
     }
@@ -441,6 +458,7 @@ impl World {
                     self.lie_down();
                     self.tell(Event::Kernel(KernelEvent::Exec { proc: key }));
                     self.tell_proc(key.pid);
+                    self.tell_first_touches(key.pid);
                 }
             }
             Change::ReusePid(comm) => self.find(comm).into_iter().for_each(|key| self.reuse(key)),
@@ -459,7 +477,10 @@ impl World {
                 self.relieve(None);
                 self.tell(Event::Facts(Box::new(self.facts())));
             }
-            Change::Affinity { comm, cpus } => self.proc_named(comm, |p| (p.spec.cpus, p.cpus) = (cpus.clone(), cpus)),
+            Change::Affinity { comm, cpus } => self.proc_named(comm, |p| {
+                p.apart.clear();
+                (p.spec.cpus, p.cpus) = (cpus.clone(), cpus);
+            }),
             Change::SwapLimit { cgroup, limit } => {
                 let id = self.cgroup_id(cgroup);
                 self.cgroups[id.0 as usize - 1].1 = limit;

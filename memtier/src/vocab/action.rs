@@ -18,13 +18,12 @@ pub enum Action {
     PageOut { proc: ProcKey, ranges: Vec<AddrRange> },
     /// The mild form: put pages at the end of the LRU and let the kernel's own reclaim take them when it must.
     Deactivate { proc: ProcKey, ranges: Vec<AddrRange> },
-    /// From now on every task of the process, those born meanwhile too, runs on these CPUs only. Ascending, never empty. With
-    /// a cgroup all in it do: its cpuset is written instead of their affinities.
+    /// From now on whoever is meant runs on these CPUs only. Ascending, never empty.
     Bind {
         proc: ProcKey,
         cpus: Vec<CpuId>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        cgroup: Option<Group>,
+        #[serde(default, skip_serializing_if = "Whom::is_all")]
+        whom: Whom,
     },
     /// What lies on other nodes goes to this one. Ranges ascend.
     MovePages { proc: ProcKey, to: NodeId, ranges: Vec<AddrRange> },
@@ -35,6 +34,46 @@ pub enum Action {
     MoveSlabPage { server: ServerId, proc: ProcKey, from: Place, to: Place },
     /// The server's own mover (`slabs automove`) gets this mode: two movers would undo each other's work.
     SetMover { server: ServerId, proc: ProcKey, mode: u8 },
+}
+
+/// Whom a bind is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Whom {
+    /// Every task of the process, those born meanwhile too.
+    #[default]
+    All,
+    /// These threads alone; ascending, never empty.
+    Threads(Vec<u32>),
+    /// All who are in a cgroup: its cpuset is written instead of their affinities.
+    Cgroup(Group),
+}
+
+impl Whom {
+    /// The threads that are named; where none is, all of the process.
+    #[must_use]
+    pub fn of(tids: &[u32]) -> Self {
+        if tids.is_empty() { Self::All } else { Self::Threads(tids.to_vec()) }
+    }
+    #[must_use]
+    pub const fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+    /// The threads that are named; none where all are meant.
+    #[must_use]
+    pub fn tids(&self) -> &[u32] {
+        match self {
+            Self::Threads(tids) => tids,
+            Self::All | Self::Cgroup(_) => &[],
+        }
+    }
+    #[must_use]
+    pub const fn cgroup(&self) -> Option<&Group> {
+        match self {
+            Self::Cgroup(group) => Some(group),
+            Self::All | Self::Threads(_) => None,
+        }
+    }
 }
 
 /// A cgroup of version 2 that is bound as one.

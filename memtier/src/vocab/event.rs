@@ -126,6 +126,9 @@ pub enum KernelEvent {
     /// One page fault of the sampled ones; `period` faults stand behind each sample.
     Fault {
         proc: ProcKey,
+        /// The thread that it happened to; 0: not told.
+        #[serde(default, skip_serializing_if = "untold")]
+        tid: u32,
         addr: u64,
         kind: FaultKind,
         period: u64,
@@ -151,6 +154,11 @@ pub enum KernelEvent {
         accesses: u32,
         samples: u32,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn untold(tid: &u32) -> bool {
+    *tid == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

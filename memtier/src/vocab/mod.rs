@@ -13,7 +13,7 @@ mod reason;
 mod slab;
 mod units;
 
-pub use action::{Action, Amount, Charge, End, Fault, Group, Guard, Outcome, Step, StepId};
+pub use action::{Action, Amount, Charge, End, Fault, Group, Guard, Outcome, Step, StepId, Whom};
 pub use cache::{
     CacheEvictions, CacheFetches, CacheLook, CacheSample, CacheServer, CacheStream, CacheTold, ClassEvictions, ClassLook,
     EvictedKey, FetchedKey, MOST_SERVERS, ServerId,

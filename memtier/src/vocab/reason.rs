@@ -21,6 +21,8 @@ pub enum Rule {
     AutocoldIdle,
     /// The nodes that suit a process are known and its threads may run elsewhere too.
     NumaBind,
+    /// Groups of threads that share no memory go to nodes of their own, for their process fits on none.
+    NumaPart,
     /// Pages lie on other nodes than those of their process, and moving them pays.
     NumaMove,
     /// Pages on a slow node are in use, and a fast one has room.
@@ -119,6 +121,7 @@ impl Rule {
         Self::SlideCold,
         Self::AutocoldIdle,
         Self::NumaBind,
+        Self::NumaPart,
         Self::NumaMove,
         Self::TierPromote,
         Self::TierDemote,
@@ -175,6 +178,7 @@ impl Rule {
             Self::SlideCold => "slide-cold",
             Self::AutocoldIdle => "autocold-idle",
             Self::NumaBind => "numa-bind",
+            Self::NumaPart => "numa-part",
             Self::NumaMove => "numa-move",
             Self::TierPromote => "tier-promote",
             Self::TierDemote => "tier-demote",

@@ -7,7 +7,7 @@ use memtier::daemon::footprint::{Footprint, Shared};
 use memtier::sys::affinity::CpuMask;
 use memtier::sys::clock::boottime;
 use memtier::sys::files::start_ticks;
-use memtier::vocab::{Action, Charge, Guard, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId};
+use memtier::vocab::{Action, Charge, Guard, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId, Whom};
 use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let proc = ProcKey { pid, start };
         let step = Step {
             id: StepId { decision: 1, index: 0 },
-            action: Action::Bind { proc, cpus: cpus.clone(), cgroup: None },
+            action: Action::Bind { proc, cpus: cpus.clone(), whom: Whom::All },
             guards: vec![Guard::Alive(proc)],
             expires: boottime().after(Span::from_secs(60)),
             charge: Charge::default(),

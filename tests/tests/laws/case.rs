@@ -28,6 +28,8 @@ pub struct Shape {
     /// Threads, and what each runs of a second.
     pub threads: u32,
     pub busy: u64,
+    /// Two pairs of threads with memory of their own, large enough to be told apart.
+    pub apart: bool,
 }
 
 /// Something that happens on the way.
@@ -96,9 +98,9 @@ pub fn shapes() -> impl Strategy<Value = Shape> {
         prop::sample::select(vec![100u64, 400, 1010]),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
-        (1u32..=3, prop::sample::select(vec![0u64, 200, 900])),
+        (1u32..=3, prop::sample::select(vec![0u64, 200, 900]), prop::bool::weighted(0.2)),
     )
-        .prop_map(|(does, mib, in_use, cost, huge, locked_region, (threads, busy))| Shape {
+        .prop_map(|(does, mib, in_use, cost, huge, locked_region, (threads, busy, apart))| Shape {
             does,
             mib,
             in_use,
@@ -107,6 +109,7 @@ pub fn shapes() -> impl Strategy<Value = Shape> {
             locked_region,
             threads,
             busy,
+            apart,
         })
 }
 
@@ -224,6 +227,12 @@ impl Shape {
             let flags = VmaFlags::WRITE.with(VmaFlags::LOCKED);
             regions.push(RegionSpec { flags, pinned: true, ..RegionSpec::new(MIB, Pattern::Idle) });
             regions.push(RegionSpec { kind: VmaKind::Shmem, ..RegionSpec::new(MIB, Pattern::Idle) });
+        }
+        if self.apart {
+            let pattern = if self.does == 0 { Pattern::Idle } else { Pattern::Hot { pages: in_use } };
+            let own = |threads| RegionSpec { threads: Some(threads), ..RegionSpec::new(18 * MIB, pattern) };
+            let regions = vec![own((1, 3)), own((3, 5))];
+            return ProcSpec { threads: 5, busy: Permil(self.busy), ..ProcSpec::new(name, regions) };
         }
         let cgroup = if name < "carl" { "/a" } else { "/b" };
         ProcSpec { cgroup, threads: self.threads, busy: Permil(self.busy), ..ProcSpec::new(name, regions) }

@@ -4,8 +4,8 @@
 use super::shadow::{Shadow, Sight, places, takes};
 use memtier::plan::Decision;
 use memtier::vocab::{
-    Action, AddrRange, Bits, BlockId, Bytes, Event, Hold, HostSample, Idle, KernelEvent, Need, NodeId, PageChunk, PolicyId,
-    PressureKind, ProcKey, Reason, Rule, Sample, Source, Span, Stamped, Subject, Time, VmaFlags, VmaKind,
+    Action, AddrRange, Bits, BlockId, Bytes, Event, FaultKind, Hold, HostSample, Idle, KernelEvent, Need, NodeId, PageChunk,
+    PolicyId, PressureKind, ProcKey, Reason, Rule, Sample, Source, Span, Stamped, Subject, Time, VmaFlags, VmaKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,7 +81,9 @@ impl Oracle {
                 self.swap_room.insert(c.path.clone(), room);
             }
             Event::Kernel(KernelEvent::Exit { proc } | KernelEvent::Exec { proc }) => drop(self.procs.remove(proc)),
-            Event::Kernel(KernelEvent::Fault { proc, .. }) => self.procs.entry(*proc).or_default().returned += 1,
+            Event::Kernel(KernelEvent::Fault { proc, kind: FaultKind::Major, .. }) => {
+                self.procs.entry(*proc).or_default().returned += 1;
+            }
             Event::Request(memtier::vocab::Request::Look { proc, .. }) => drop(self.looks.insert(*proc)),
             Event::Outcome(outcome) => {
                 let step = shadow.steps.get(&outcome.step).filter(|d| d.outcome.is_none()).map(|d| &d.step);
@@ -323,6 +325,7 @@ impl Oracle {
             | Rule::SlideCold
             | Rule::AutocoldIdle
             | Rule::NumaBind
+            | Rule::NumaPart
             | Rule::NumaMove
             | Rule::TierPromote
             | Rule::TierDemote

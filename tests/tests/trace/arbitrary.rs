@@ -131,16 +131,21 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_decision() -> impl Strategy<Value = Decision> {
+    let whom =
+        prop_oneof![
+            vec(any::<u32>(), 0..3).prop_map(|tids| Whom::of(&tids)),
+            (any::<u64>(), ".{0,8}".prop_map(String::from), vec(proc(), 0..3))
+                .prop_map(|(id, path, members)| Whom::Cgroup(Group { id: CgroupId(id), path, members })),
+        ];
     let action = prop_oneof![
         proc().prop_map(|proc| Action::Scan { proc }),
         (proc(), vec(range(), 0..5)).prop_map(|(proc, ranges)| Action::PageOut { proc, ranges }),
         (proc(), vec(range(), 0..5)).prop_map(|(proc, ranges)| Action::Arm { proc, ranges }),
-        (proc(), vec(any::<u32>(), 1..5), proptest::option::of((any::<u64>(), ".{0,8}".prop_map(String::from), vec(proc(), 0..3))))
-            .prop_map(|(proc, cpus, group)| Action::Bind {
-                proc,
-                cpus: cpus.into_iter().map(CpuId).collect(),
-                cgroup: group.map(|(id, path, members)| Group { id: CgroupId(id), path, members }),
-            }),
+        (proc(), vec(any::<u32>(), 1..5), whom).prop_map(|(proc, cpus, whom)| Action::Bind {
+            proc,
+            cpus: cpus.into_iter().map(CpuId).collect(),
+            whom,
+        }),
         (proc(), any::<[u8; 3]>()).prop_map(|(proc, [server, from, to])| Action::MoveSlabPage {
             server: ServerId(u16::from(server)),
             proc,

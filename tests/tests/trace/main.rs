@@ -474,13 +474,23 @@ fn what_minor_versions_added_is_exported() {
     let proc = ProcKey { pid: 4711, start: 99 };
     let range = AddrRange { start: 0x1000, end: 0x3000 };
     put(&mut writer, &event(1, Event::Kernel(KernelEvent::Region { proc, range, accesses: 3, samples: 20 })));
+    let fault = |tid| Event::Kernel(KernelEvent::Fault { proc, tid, addr: 4096, kind: FaultKind::Minor, period: 9 });
+    put(&mut writer, &event(2, fault(4712)));
+    put(&mut writer, &event(3, fault(0)));
     writer.finish().unwrap();
     let mut out = Vec::new();
     trace::export(&mut Reader::open(dir.path()).unwrap(), Format::Jsonl, false, &mut out).unwrap();
-    let row: serde_json::Value = serde_json::from_str(String::from_utf8(out).unwrap().lines().last().unwrap()).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [.., row, told, untold] = &rows[..] else { panic!("{text}") };
     assert_eq!((&row["kind"], &row["pid"], &row["start"]), (&"kernel.region".into(), &4711.into(), &99.into()));
     let data = serde_json::json!({"proc": proc, "range": range, "accesses": 3, "samples": 20});
     assert_eq!(row["data"], data);
+    // A thread that is not known is left out, as before there were any.
+    let mut data = serde_json::json!({"proc": proc, "addr": 4096, "kind": "minor", "period": 9});
+    assert_eq!(untold["data"], data);
+    data["tid"] = 4712.into();
+    assert_eq!((&told["kind"], &told["data"]), (&"kernel.fault".into(), &data));
 }
 
 #[test]

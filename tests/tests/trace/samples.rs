@@ -68,7 +68,7 @@ pub fn one_of_each() -> Vec<Record> {
         Event::Config("[daemon]\nact = true\n".into()),
         Event::Kernel(KernelEvent::Fork { parent: ProcKey { pid: 1, start: 2 }, child: PROC }),
         Event::Kernel(KernelEvent::Exec { proc: PROC }),
-        Event::Kernel(KernelEvent::Fault { proc: PROC, addr: 0x7fff_0000, kind: FaultKind::Major, period: 64 }),
+        Event::Kernel(KernelEvent::Fault { proc: PROC, tid: 0, addr: 0x7fff_0000, kind: FaultKind::Major, period: 64 }),
         Event::Kernel(KernelEvent::TaskMoved { proc: PROC, tid: 4712, from: CpuId(0), to: CpuId(1), count: 3 }),
         Event::Kernel(KernelEvent::PagesMoved { succeeded: Pages(8), failed: Pages(1) }),
         sample(Sample::Proc(Box::new(ProcSample {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::act::Cgroups;
-use crate::vocab::Group;
+use crate::vocab::{Group, Whom};
 
 const GROUP: CgroupId = CgroupId(5);
 
@@ -79,8 +79,8 @@ pub(super) fn set(fake: &Fake, cgroup: CgroupId, dir: &Path, cpus: &CpuMask) -> 
 
 fn bind_group(world: World, id: CgroupId, cpus: &str) -> (Outcome, World) {
     let cpus: Vec<CpuId> = mask(cpus).cpus().collect();
-    let cgroup = Some(Group { id, path: "/g".into(), members: vec![PROC] });
-    apply(world, &step(Action::Bind { proc: PROC, cpus, cgroup }, vec![Guard::Alive(PROC)]))
+    let whom = Whom::Cgroup(Group { id, path: "/g".into(), members: vec![PROC] });
+    apply(world, &step(Action::Bind { proc: PROC, cpus, whom }, vec![Guard::Alive(PROC)]))
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::sys::affinity::{CpuMask, online};
 use crate::sys::clock::boottime;
 use crate::sys::numa::migrate_pages;
 use crate::sys::tasks::{Task, Tasks, gone};
-use crate::vocab::{Action, Charge, End, Guard, Outcome, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId};
+use crate::vocab::{Action, Charge, End, Guard, Outcome, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId, Whom};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ impl Hands {
     /// Pages that would not move.
     fn repaired(&mut self, proc: ProcKey, bind: &Bind) -> Result<u64, String> {
         self.count += 1;
-        let outcome = self.step(0, Action::Bind { proc, cpus: bind.cpus.clone(), cgroup: None });
+        let outcome = self.step(0, Action::Bind { proc, cpus: bind.cpus.clone(), whom: Whom::All });
         if outcome.done.pages.0 == 0 {
             return Err(said(&outcome.end));
         }

@@ -148,8 +148,13 @@ impl Rig {
             Deed::Count { pid, scans } => self.heat.expect_counts(key(pid), scans),
             Deed::Exit { pid } => self.event(at, Event::Kernel(KernelEvent::Exit { proc: key(pid) })),
             Deed::Fault { pid, addr } => {
-                let fault =
-                    KernelEvent::Fault { proc: key(pid), addr: addr % (40 * BLOCK_BYTES), kind: FaultKind::Major, period: 3 };
+                let fault = KernelEvent::Fault {
+                    proc: key(pid),
+                    tid: 0,
+                    addr: addr % (40 * BLOCK_BYTES),
+                    kind: FaultKind::Major,
+                    period: 3,
+                };
                 self.event(at, Event::Kernel(fault));
             }
             Deed::Region { pid, page, pages, accesses } => {

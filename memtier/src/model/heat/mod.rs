@@ -153,7 +153,7 @@ impl Heat {
             Event::Kernel(KernelEvent::Exec { proc } | KernelEvent::Exit { proc }) => {
                 self.forget(*proc);
             }
-            Event::Kernel(KernelEvent::Fault { proc, addr, kind: FaultKind::Major, period }) => {
+            Event::Kernel(KernelEvent::Fault { proc, tid: _, addr, kind: FaultKind::Major, period }) => {
                 if let Some(heat) = self.procs.get_mut(proc) {
                     heat.major_fault(*addr, *period);
                 }

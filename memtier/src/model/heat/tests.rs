@@ -252,7 +252,7 @@ fn a_page_back_from_swap_is_a_refault_with_its_idle_age() {
     assert_eq!(rig.ages(120, 0), (0, 8, 5));
     assert_eq!(rig.pages(120), ([4, 4, 4, 0, 0, 0], 1, 0, 2));
     // Sampled major faults count where the page is known to be in swap, and only if they tell more.
-    let fault = |addr| Event::Kernel(KernelEvent::Fault { proc: PROC, addr, kind: FaultKind::Major, period: 60 });
+    let fault = |addr| Event::Kernel(KernelEvent::Fault { proc: PROC, tid: 0, addr, kind: FaultKind::Major, period: 60 });
     rig.event(secs(120), fault(8 * BLOCK_BYTES + PAGE_BYTES));
     rig.event(secs(120), fault(8 * BLOCK_BYTES + 5 * PAGE_BYTES));
     assert_eq!(rig.proc().refaults_per_min(secs(120)), 30);

@@ -41,8 +41,9 @@ pub fn record(bytes: &[u8]) -> Result<Record, Malformed> {
     let fault = |kind| {
         sized(size_of::<FaultRecord>())?;
         let proc = key(half(bytes, offset_of!(FaultRecord, pid)), word(bytes, offset_of!(FaultRecord, start_ns)));
-        let (addr, period) = (word(bytes, offset_of!(FaultRecord, addr)), word(bytes, offset_of!(FaultRecord, period)));
-        Ok(Record::Kernel(KernelEvent::Fault { proc, addr, kind, period }))
+        let addr = word(bytes, offset_of!(FaultRecord, addr));
+        let (tid, period) = (half(bytes, offset_of!(FaultRecord, tid)), half(bytes, offset_of!(FaultRecord, period)).into());
+        Ok(Record::Kernel(KernelEvent::Fault { proc, tid, addr, kind, period }))
     };
     let proc = || {
         sized(size_of::<ProcRecord>())?;
@@ -126,8 +127,8 @@ mod tests {
         assert_eq!(fork, Ok(Record::Kernel(KernelEvent::Fork { parent, child: proc })));
         assert_eq!(tells(&[head(record_kind::EXEC), 120_000_001, 0, 0]), Ok(Record::Kernel(KernelEvent::Exec { proc })));
         assert_eq!(tells(&[head(record_kind::EXIT), 129_999_999, 0, 0]), Ok(Record::Kernel(KernelEvent::Exit { proc })));
-        let fault = KernelEvent::Fault { proc, addr: 4097, kind: FaultKind::Major, period: 3 };
-        assert_eq!(tells(&[head(record_kind::MAJOR_FAULT), 120_000_000, 4097, 3]), Ok(Record::Kernel(fault)));
+        let fault = KernelEvent::Fault { proc, tid: 11, addr: 4097, kind: FaultKind::Major, period: 3 };
+        assert_eq!(tells(&[head(record_kind::MAJOR_FAULT), 120_000_000, 4097, 11 | 3 << 32]), Ok(Record::Kernel(fault)));
         let spill = tells(&[u64::from(record_kind::SCHED_SPILL) | 2 << 32, 11 | 9 << 32, 120_000_000, 55, 4]);
         assert_eq!(spill, Ok(Record::Sched(CpuTime { proc, tid: 11, cpu: CpuId(2), runtime_ns: 55, switches: 4 })));
         let region = KernelEvent::Region { proc, range: AddrRange { start: 4096, end: 8192 }, accesses: 3, samples: 20 };

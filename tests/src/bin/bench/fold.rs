@@ -136,7 +136,7 @@ fn kernel_event(n: u64, proc: ProcKey) -> KernelEvent {
         31 => KernelEvent::Exit { proc: child },
         m if m % 2 == 0 => {
             let kind = if m % 8 == 0 { FaultKind::Major } else { FaultKind::Minor };
-            KernelEvent::Fault { proc, addr: 0x7f00_0000_0000 + (n % 4096) * 4096, kind, period: 64 }
+            KernelEvent::Fault { proc, tid: 1, addr: 0x7f00_0000_0000 + (n % 4096) * 4096, kind, period: 64 }
         }
         m => KernelEvent::TaskMoved { proc, tid: proc.pid, from: CpuId((m % 4) as u32), to: CpuId((m % 3) as u32), count: 1 },
     }
