@@ -13,7 +13,8 @@ use memtier::sys::clock::boottime;
 use memtier::sys::files::{Root, field, start_ticks};
 use memtier::sys::numa::{by_node, move_pages};
 use memtier::vocab::{
-    Action, AddrRange, Bytes, Charge, End, Guard, NodeId, Outcome, Pages, PolicyId, ProcKey, Reason, Rule, Span, Step, StepId, Whom,
+    Action, AddrRange, Bytes, CgroupId, Charge, End, Guard, NodeId, Outcome, Pages, PolicyId, ProcKey, Reason, Rule, Span, Step,
+    StepId, Whom,
 };
 use memtier_tests::brood::{Brood, masks};
 use memtier_tests::footing::{elsewhere, lab};
@@ -24,8 +25,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::IoSlice;
-use std::path::Path;
+use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -449,4 +451,210 @@ fn threads_go_to_the_cpus_of_a_node_and_back() {
     let after = masks(brood.pid());
     assert!(before.iter().all(|(tid, mask)| after.get(tid).is_none_or(|now| now == mask)), "{before:?} {after:?}");
     assert_eq!(after.into_values().collect::<BTreeSet<_>>(), [before[&proc.pid].clone()].into());
+}
+
+/// A cgroup of our own, with the cpuset controller on; gone with the test.
+struct Group(&'static str);
+
+impl Group {
+    fn start(name: &'static str) -> Self {
+        let group = Self(name);
+        fs::create_dir(group.dir()).expect("a cgroup");
+        fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpuset").expect("the kernel has it");
+        group
+    }
+    fn dir(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup").join(self.0)
+    }
+    fn take(&self, pid: u32) {
+        fs::write(self.dir().join("cgroup.procs"), pid.to_string()).expect("moves");
+    }
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.dir().join(name)).expect("reads").trim().to_owned()
+    }
+    fn bind(&self, placer: &mut Placer<Shared>, proc: ProcKey, cpus: &str) -> Outcome {
+        let id = CgroupId(fs::metadata(self.dir()).expect("there").ino());
+        let cgroup = Some(memtier::vocab::Group { id, path: format!("/{}", self.0), members: vec![proc] });
+        let cpus = CpuMask::parse(cpus).expect("a list").cpus().collect();
+        placer.apply(&step(Action::Bind { proc, cpus, cgroup }, vec![Guard::Alive(proc)]))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Whoever is still dying is in it.
+        let begun = Instant::now();
+        while fs::remove_dir(self.dir()).is_err() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn cpus_of(node: NodeId) -> String {
+    let list = fs::read_to_string(format!("/sys/devices/system/node/node{}/cpulist", node.0)).expect("reads");
+    list.trim().to_owned()
+}
+
+#[test]
+fn a_cgroup_goes_to_the_cpus_of_a_node_and_back() {
+    let Some(nodes) = ground() else { return };
+    let (group, dir) = (Group::start("hand"), scratch());
+    let (mut placer, shared) = placer(dir.path());
+    let mut brood = Brood::start(10).expect("starts");
+    let (pid, proc) = (brood.pid(), key(brood.pid()));
+    let before = masks(pid);
+    let refused = |outcome: Outcome, why: &str| {
+        assert!(matches!(&outcome.end, End::Failed(fault) if fault.message.contains(why)), "{}", outcome.end);
+        assert_eq!(shared.lock().cgroups().count(), 0, "{why}");
+    };
+    refused(group.bind(&mut placer, proc, "0"), "the process is not in it any more");
+    group.take(pid);
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "-cpuset").expect("nobody has set any");
+    refused(group.bind(&mut placer, proc, "0"), "the cpuset controller is not on for it: write +cpuset to /sys/fs/cgroup/");
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpuset").expect("the kernel has it");
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible").expect("reads").trim().to_owned();
+    let (all, empty) = (group.read("cpuset.cpus.effective"), group.read("cpuset.cpus"));
+    assert_eq!((all.as_str(), empty.as_str()), (before[&pid].as_str(), ""));
+
+    let stranger = Hog::start(1, Fill::Half).expect("a hog");
+    group.take(stranger.pid());
+    refused(group.bind(&mut placer, proc, "0"), &format!("pid {} is in it, and its rule does not select", stranger.pid()));
+    drop(stranger);
+
+    let places: Vec<String> = nodes.iter().map(|node| cpus_of(*node)).filter(|cpus| !cpus.is_empty()).collect();
+    for cpus in &places {
+        let outcome = group.bind(&mut placer, proc, cpus);
+        assert_eq!((&outcome.end, group.read("cpuset.cpus.effective")), (&End::Done, cpus.clone()));
+        assert!(outcome.done.pages.0 > 10 && outcome.done.pages == outcome.done.asked, "{:?}", outcome.done);
+        brood.more(3).expect("more");
+        let child = brood.child().expect("a child");
+        let of = |pid| masks(pid).into_values().collect::<BTreeSet<_>>();
+        assert_eq!((of(pid), of(child)), ([cpus.clone()].into(), [cpus.clone()].into()), "born later");
+        let held: Vec<String> = shared.lock().held().iter().map(|held| held.old.clone()).collect();
+        assert_eq!(held, [""]);
+    }
+    let undone = shared.lock().undo(&mut HostSettings).expect("undoes");
+    assert!(matches!(&undone[..], [one] if one.verdict == Verdict::RestoredAs { value: possible.clone() }), "{undone:?}");
+    assert_eq!((group.read("cpuset.cpus.effective"), &masks(pid)[&pid]), (all.clone(), &before[&pid]));
+
+    // A thread with a mask of its own keeps that; where the kernel would forget it, nobody is bound.
+    let last = places.last().expect("two");
+    let first: u32 = CpuMask::parse(&places[0]).and_then(|mask| mask.cpus().next()).expect("a CPU").0;
+    let pinned = brood.pin(first).expect("pins");
+    refused(group.bind(&mut placer, proc, last), "1 task bound by somebody else");
+    let outcome = group.bind(&mut placer, proc, &places[0]);
+    eprintln!("with a thread that has a mask of its own: {}", outcome.end);
+    assert!(outcome.end == End::Done || outcome.end.to_string().contains("this kernel would forget it"), "{}", outcome.end);
+    assert_eq!(masks(pid)[&pinned], first.to_string());
+    // Somebody sets it after us.
+    let theirs = outcome.end == End::Done;
+    if theirs {
+        fs::write(group.dir().join("cpuset.cpus"), last).expect("sets");
+    }
+    let undone = shared.lock().undo(&mut HostSettings).expect("undoes");
+    let left = undone.iter().filter(|one| matches!(one.verdict, Verdict::LeftAlone { .. })).count();
+    assert_eq!((left, undone.len()), (usize::from(theirs), usize::from(theirs)), "{undone:?}");
+    if theirs {
+        assert_eq!(group.read("cpuset.cpus"), *last);
+        fs::write(group.dir().join("cpuset.cpus"), &all).expect("sets");
+    }
+    assert_eq!((&masks(pid)[&pinned], &masks(pid)[&pid]), (&first.to_string(), &before[&pid]));
+    // The cgroup is gone before the undo.
+    let gone = Group::start("gone");
+    let child = Brood::start(1).expect("starts");
+    gone.take(child.pid());
+    assert_eq!(gone.bind(&mut placer, key(child.pid()), last).end, End::Done);
+    drop(child);
+    drop(gone);
+    let undone = shared.lock().undo(&mut HostSettings).expect("undoes");
+    assert!(matches!(&undone[..], [one] if one.verdict == Verdict::Gone), "{undone:?}");
+}
+
+/// A rule with `cpuset = true`: one large process and a small one in a cgroup, and a child that is born while they are bound.
+#[test]
+fn a_cgroup_that_the_daemon_bound_goes_back_however_it_ends() {
+    let Some(nodes) = ground() else { return };
+    let memtier = binary("memtier").expect("built");
+    let group = Group::start("daemon");
+    let mut hog = Hog::start(4 * MIB, Fill::Half).expect("a hog");
+    let (pid, all) = (hog.pid(), range(&hog, 0, 4 * PAGES));
+    group.take(pid);
+    let mut shell = Command::new("sh");
+    let shell = shell.args(["-c", "while read order; do sleep 1000 & echo $!; done"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = Daemon(shell.spawn().expect("starts"));
+    group.take(shell.0.id());
+    let mut said = BufReader::new(shell.0.stdout.take().expect("asked for"));
+    assert_eq!(send(pid, all, nodes[1]).end, End::Done);
+    let before = group.read("cpuset.cpus.effective");
+    let homes: Vec<String> = nodes.iter().map(|node| cpus_of(*node)).collect();
+    let over = AtomicBool::new(false);
+    let mut children = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) && hog.burn(20).is_ok() {
+                std::thread::sleep(Duration::from_millis(60));
+            }
+        });
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for end in ["kill -9", "SIGTERM", "unselected"] {
+                let run = scratch();
+                let config = run.path().join("memtier.toml");
+                fs::write(&config, "[[target]]\ncgroup = '/daemon'\ncpuset = true\n").expect("room");
+                let command = |args: &[&str]| {
+                    let mut command = Command::new(&memtier);
+                    command.arg("--run-dir").arg(run.path()).args(args);
+                    command
+                };
+                let said_by = |args: &[&str]| String::from_utf8_lossy(&command(args).output().expect("runs").stdout).into_owned();
+                let mut daemon = command(&["run", "--act", "--config"]);
+                daemon.arg(&config).args(["--set", "scan.period_ms=300", "--set", "scan.min_resident_mib=1"]);
+                daemon.stdout(Stdio::null()).stderr(fs::File::create(run.path().join("err")).expect("room"));
+                let mut daemon = Daemon(daemon.spawn().expect("starts"));
+                until(|| {
+                    let bound = group.read("cpuset.cpus.effective") != before;
+                    bound.then_some(()).ok_or_else(|| format!("{end}: not bound: {}", said_by(&["explain", &pid.to_string()])))
+                });
+                // Which one is the policy's to say.
+                let home = group.read("cpuset.cpus.effective");
+                assert!(homes.contains(&home), "{home}");
+                let listed = said_by(&["status", "--footprint"]);
+                assert!(listed.starts_with(&format!("/sys/fs/cgroup/daemon/cpuset.cpus: {home} (was ")), "{listed}");
+                writeln!(shell.0.stdin.as_ref().expect("asked for"), "child").expect("it reads");
+                let mut line = String::new();
+                said.read_line(&mut line).expect("it answers");
+                let child: u32 = line.trim().parse().expect("a pid");
+                children.push(child);
+                assert_eq!((&masks(child)[&child], &masks(pid)[&pid]), (&home, &home), "born later");
+                match end {
+                    "kill -9" => {
+                        daemon.0.kill().expect("ours");
+                        daemon.0.wait().expect("ours");
+                        assert_eq!(group.read("cpuset.cpus.effective"), home);
+                        let undone = said_by(&["undo"]);
+                        assert!(undone.starts_with("/sys/fs/cgroup/daemon/cpuset.cpus: restored to "), "{undone}");
+                    }
+                    "SIGTERM" => {
+                        kill(Pid::from_raw(daemon.0.id().cast_signed()), Signal::SIGTERM).expect("ours");
+                        assert!(daemon.0.wait().expect("ours").success());
+                    }
+                    _ => {
+                        fs::write(&config, "[[target]]\ncomm = 'nobody'\n").expect("room");
+                        assert!(command(&["reload"]).status().expect("runs").success());
+                        until(|| {
+                            let now = group.read("cpuset.cpus.effective");
+                            let said = || fs::read_to_string(run.path().join("err")).expect("reads");
+                            if now == before { Ok(()) } else { Err(format!("{now}: {}", said())) }
+                        });
+                    }
+                }
+                assert_eq!(group.read("cpuset.cpus.effective"), before, "{end}");
+                assert_eq!((&masks(child)[&child], &masks(pid)[&pid]), (&before, &before), "{end}");
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    for child in children {
+        kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL).expect("it lives");
+    }
 }
