@@ -4,9 +4,10 @@
 //! wait for the daemon's next look. Major faults are all counted, and reported with their address up to a bound per CPU and
 //! second; a report stands for those that were not reported before it.
 
-use crate::kernel::{Process, TASK_PID, current, half, now};
+use crate::kernel::{Process, now};
 use crate::out::{leave, send, tally};
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{map, perf_event};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::PerfEventContext;
@@ -61,6 +62,7 @@ fn report(ctx: &PerfEventContext, kind: u32, proc: Process, period: u64) -> Faul
     // SAFETY: the layout is the kernel's ABI.
     let addr = unsafe { ctx.as_ptr().cast::<u64>().add(REGS + 1).read() };
     debug!(ctx, "fault of {} at {:x}", proc.pid, addr);
-    let (tid, period) = (half(current() + TASK_PID.load()), period.min(u64::from(u32::MAX)) as u32);
+    // The low half: what the kernel calls a pid.
+    let (tid, period) = (bpf_get_current_pid_tgid() as u32, period.min(u64::from(u32::MAX)) as u32);
     FaultRecord { kind, pid: proc.pid, start_ns: proc.start_ns, addr, tid, period }
 }

@@ -186,7 +186,8 @@ fn swapped_pages_and_refaults_are_told() {
                 majors += counts.major_faults.iter().filter(|m| m.0 == it).map(|m| m.1).sum::<u64>();
                 own_cgroup += counts.reclaimed.iter().map(|r| r.1.0).sum::<u64>();
             }
-            Event::Kernel(KernelEvent::Fault { proc, tid: _, addr, kind: FaultKind::Major, period }) if *proc == it => {
+            Event::Kernel(KernelEvent::Fault { proc, tid, addr, kind: FaultKind::Major, period }) if *proc == it => {
+                assert_eq!(*tid, it.pid, "the hog has one thread");
                 assert!((hog.base..hog.addr(hog.pages)).contains(addr), "{addr:x}");
                 reported += period;
             }
