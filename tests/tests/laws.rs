@@ -345,7 +345,11 @@ fn within_budget(shadow: &Shadow, decision: &Decision) -> Result<(), String> {
         let charge = step.charge;
         let bytes = step.action.pages().bytes();
         let honest = match step.action {
-            Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => true,
+            Action::Scan { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => true,
             Action::Arm { .. } => charge.armed >= bytes && charge.syscalls > 0,
             Action::Bind { .. } => charge.moved == Bytes::ZERO && charge.syscalls > 0,
             Action::Deactivate { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {

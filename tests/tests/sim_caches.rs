@@ -157,6 +157,56 @@ fn what_is_even_stays_as_it_is() {
     assert!(misses * 1000 <= own.min(none) * 1005, "{misses} misses, {own} with the server's own mover, {none} with none");
 }
 
+/// Seconds at which the streams were closed and opened, and pages asked for after the second `from`.
+fn watched(decisions: &[Decision], from: u64) -> (Vec<(u64, bool)>, usize) {
+    let began = Time(1_000_000_000_000);
+    let steps = || decisions.iter().flat_map(|d| d.plan.iter().map(move |step| (d.at.since(began).as_secs(), &step.action)));
+    let sets = steps().filter_map(|(at, action)| if let Action::SetWatch { on, .. } = action { Some((at, *on)) } else { None });
+    (sets.collect(), steps().filter(|(at, action)| *at >= from && matches!(action, Action::MoveSlabPage { .. })).count())
+}
+
+#[test]
+fn the_records_of_a_steady_server_rest_until_its_traffic_turns() {
+    let loads = vec![
+        load(1, Traffic::Skewed, 8192, 1500, (0, 300)),
+        load(2, Traffic::Skewed, 4096, 1500, (0, 200)),
+        load(3, Traffic::Skewed, 2048, 1500, (200, 300)),
+    ];
+    let mut config = config(true, 1);
+    (config.caches.rest_after_s, config.caches.rest_s) = (30, 3600);
+    let spec = spec(40, loads);
+    let (events, decisions, world) = run(1, &scenario(vec![spec.clone()], 300), &config);
+    let (sets, moved) = watched(&decisions, 200);
+    println!("{sets:?}, {moved} moved after the turn, {} misses", world.cache(0).expect("a server").misses);
+    let first = sets.first().copied().expect("its records rest");
+    assert!((30..200).contains(&first.0) && !first.1, "{sets:?}");
+    assert!(sets.iter().any(|&(at, on)| on && (200..210).contains(&at)), "{sets:?}");
+    assert!(moved > 0);
+    let records =
+        events.iter().filter(|e| matches!(&e.event, Event::Sample(Sample::Cache(s)) if matches!(s.told, CacheTold::Evictions(_))));
+    let unread =
+        records.filter(|e| sets.iter().rfind(|(at, _)| *at < e.at.since(Time(1_000_000_000_000)).as_secs()).is_some_and(|s| !s.1));
+    assert_eq!(unread.count(), 0);
+    // What the rest cost, beside a server that is always watched.
+    config.caches.rest_after_s = 0;
+    let (_, decisions, always) = run(1, &scenario(vec![spec.clone()], 300), &config);
+    assert_eq!(watched(&decisions, 0).0, []);
+    let misses = |world: &World| world.cache(0).expect("a server").misses;
+    assert!(misses(&world) * 100 <= misses(&always) * 103, "{} and {} misses", misses(&world), misses(&always));
+    assert!(misses(&world) < other(&spec, 300, false).misses.iter().sum::<u64>());
+}
+
+#[test]
+fn records_are_read_once_in_a_while() {
+    let loads = vec![load(1, Traffic::Skewed, 8192, 1500, (0, 300)), load(2, Traffic::Skewed, 4096, 1500, (0, 300))];
+    let mut config = config(false, 1);
+    (config.caches.rest_after_s, config.caches.rest_s, config.caches.hysteresis_permil) = (20, 60, 10_000);
+    let (_, decisions, _) = run(1, &scenario(vec![spec(40, loads)], 300), &config);
+    let (sets, _) = watched(&decisions, 0);
+    let wakes: Vec<u64> = sets.windows(2).filter(|pair| !pair[0].1 && pair[1].1).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!(wakes.len() >= 2 && wakes.iter().all(|after| (59..=62).contains(after)), "{sets:?}");
+}
+
 fn loads() -> impl Strategy<Value = Vec<Load>> {
     let traffic = prop_oneof![Just(Traffic::Skewed), Just(Traffic::Even), Just(Traffic::Scan)];
     let one = (1u8..=3, traffic, 16u64..4096, 50u64..1500, (0u64..80, 5u64..80), proptest::option::of(1u64..20));
@@ -262,7 +312,9 @@ proptest! {
     fn dry_runs_move_nothing(seed in any::<u64>(), one in loads(), pages in 4u64..40) {
         let (_, decisions, world) = run(seed, &scenario(vec![spec(pages, one)], 100), &config(false, 1));
         prop_assert_eq!(world.cache(0).expect("a server").moved, 0);
-        let mut steps = decisions.iter().flat_map(|d| &d.plan).filter(|s| s.action.server().is_some());
+        // Streams are closed and opened all the same: that changes nothing on a server.
+        let watch = |s: &&memtier::vocab::Step| matches!(s.action, Action::SetWatch { .. });
+        let mut steps = decisions.iter().flat_map(|d| &d.plan).filter(|s| s.action.server().is_some() && !watch(s));
         let advice = steps.all(|s| s.guards.contains(&Guard::DryRun) && !matches!(s.action, Action::SetMover { .. }));
         prop_assert!(advice, "a step that would be done");
     }

@@ -151,7 +151,7 @@ impl Caches {
     pub async fn carry_out(&self, step: &Step) -> Outcome {
         let began = boottime();
         let (moved, end) = match self.post(step) {
-            Some(post) => match self.at(&post, step).await {
+            Some(post) => match self.at_server(&post, step).await {
                 Ok(()) => (1, End::Done),
                 Err(end) => (0, end),
             },
@@ -164,6 +164,22 @@ impl Caches {
     fn post(&self, step: &Step) -> Option<Arc<Post>> {
         let watched = self.0.watched.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(&watched.get(&step.action.server()?)?.post))
+    }
+
+    async fn at_server(&self, post: &Post, step: &Step) -> Result<(), End> {
+        match step.action {
+            Action::SetWatch { on, .. } => watch(post, step, on).await,
+            Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::SetFree { .. } => self.at(post, step).await,
+        }
     }
 
     async fn at(&self, post: &Post, step: &Step) -> Result<(), End> {
@@ -185,7 +201,9 @@ impl Caches {
             | Action::Deactivate { .. }
             | Action::Bind { .. }
             | Action::MovePages { .. }
-            | Action::Migrate { .. } => Err(Trouble::Ends(failed(step, "it is not about a server"))),
+            | Action::Migrate { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => Err(Trouble::Ends(failed(step, "it is not about a server"))),
         };
         let end = match end {
             Ok(()) => Ok(()),
@@ -233,6 +251,18 @@ impl Caches {
             return Err(Trouble::Ends(failed(step, "it was to be put back meanwhile")));
         }
         Ok(())
+    }
+}
+
+/// Whoever looks at the server has the streams; nothing changes on it.
+async fn watch(post: &Post, step: &Step, on: bool) -> Result<(), End> {
+    let guard =
+        step.guards.iter().find_map(|guard| if let Guard::SameLife { life, .. } = guard { Some((guard, *life)) } else { None });
+    let (guard, life) = guard.ok_or_else(|| failed(step, "it names no life of the server"))?;
+    match timeout(post.server.patience * 2, post.poke.watch(on, life)).await {
+        Ok(Some(true)) => Ok(()),
+        Ok(Some(false)) => Err(End::Skipped(guard.clone())),
+        Ok(None) | Err(_) => Err(failed(step, "it cannot be looked at")),
     }
 }
 

@@ -50,6 +50,7 @@ fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheV
         moving,
         events: cache.records,
         lost: cache.lost,
+        rested_s: cache.rest().map(|rest| now.since(rest.since).as_secs()),
         held: held.map(|hold| hold.what.to_string()).or_else(|| idle.map(|idle| idle.what.to_string())),
         classes: classes(governor, cache, served, now),
         log: log(governor, id),

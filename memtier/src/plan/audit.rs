@@ -73,7 +73,9 @@ pub fn audit(
             ensure(step.charge.moved > Bytes::ZERO, "it is charged for another amount")?;
             moves(view, in_flight, passed, step, *to)
         }
-        Action::MoveSlabPage { .. } | Action::SetMover { .. } => Err("it names no server".to_owned()),
+        Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {
+            Err("it names no server".to_owned())
+        }
     }
 }
 
@@ -282,7 +284,9 @@ const fn target(action: &Action) -> Option<NodeId> {
         | Action::Deactivate { .. }
         | Action::Bind { .. }
         | Action::MoveSlabPage { .. }
-        | Action::SetMover { .. } => None,
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => None,
     }
 }
 
@@ -325,7 +329,9 @@ mod tests {
                 Charge { moved, syscalls: 1, ..Charge::default() }
             }
             Action::Bind { .. } | Action::Migrate { .. } => Charge { syscalls: 1, ..Charge::default() },
-            Action::MoveSlabPage { .. } | Action::SetMover { .. } => Charge::default(),
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {
+                Charge::default()
+            }
         };
         Step {
             id: StepId { decision: 1, index: 0 },

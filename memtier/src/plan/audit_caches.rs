@@ -3,7 +3,7 @@
 use super::Flight;
 use crate::model::Cache;
 use crate::policy::View;
-use crate::vocab::{Action, ClassId, Guard, Place, ServerId, Step, StepId};
+use crate::vocab::{Action, ClassId, Guard, Place, ServerId, Span, Step, StepId};
 use std::collections::BTreeMap;
 
 fn ensure(holds: bool, otherwise: &str) -> Result<(), String> {
@@ -27,6 +27,14 @@ pub fn audit(
     ensure(others.into_iter().all(|other| other.action.server() != Some(server)), "another step for the server is under way")?;
     match step.action {
         Action::MoveSlabPage { from, to, .. } => moves(view, cache, server, passed, from, to),
+        Action::SetWatch { on: true, .. } => ensure(cache.rest().is_some(), "its streams are open"),
+        Action::SetWatch { on: false, .. } => {
+            let after = Span::from_secs(view.config.caches.rest_after_s);
+            let moved = view.ledger.served(server).and_then(|served| served.moved_at);
+            ensure(after > Span::ZERO && moved.is_none_or(|at| view.now.since(at) >= after), "a page of it moved just now")?;
+            ensure(cache.told_for(view.now).is_some_and(|told| told >= after), "its streams were not read for long enough")
+        }
+        Action::SetFree { .. } => Err("nobody asks for that".to_owned()),
         Action::SetMover { mode, .. } => {
             ensure(mode == 0 && cache.look.automove.is_some_and(|mode| mode != 0), "it has no mover to be stilled")
         }

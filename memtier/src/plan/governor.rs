@@ -302,7 +302,7 @@ impl Governor {
                 self.pull(PolicyId::SlabMarginal, at);
             }
             CacheTold::Look(_) | CacheTold::Blind { .. } => self.pull(PolicyId::SlabMarginal, at),
-            CacheTold::Evictions(_) | CacheTold::Fetches(_) | CacheTold::Lacks { .. } => {}
+            CacheTold::Evictions(_) | CacheTold::Fetches(_) | CacheTold::Watch { .. } | CacheTold::Lacks { .. } => {}
         }
     }
 
@@ -420,14 +420,16 @@ impl Governor {
         }
         for step in &mut passed {
             match step.action {
-                Action::Scan { .. } | Action::Arm { .. } => {}
+                // Looking, which changes nothing.
+                Action::Scan { .. } | Action::Arm { .. } | Action::SetWatch { .. } => {}
                 Action::PageOut { .. }
                 | Action::Deactivate { .. }
                 | Action::Bind { .. }
                 | Action::MovePages { .. }
                 | Action::Migrate { .. }
                 | Action::MoveSlabPage { .. }
-                | Action::SetMover { .. } => {
+                | Action::SetMover { .. }
+                | Action::SetFree { .. } => {
                     if !self.config.daemon.act {
                         step.guards.push(Guard::DryRun);
                     }
@@ -507,7 +509,9 @@ impl Governor {
             | Action::MovePages { .. }
             | Action::Migrate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => {}
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => {}
         }
         self.in_flight.insert(step.id, Flight { decided: now, step: step.clone() });
     }

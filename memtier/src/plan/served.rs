@@ -35,6 +35,9 @@ pub struct Served {
     /// Steps in a row that did nothing, and why the last one did.
     pub fruitless: u32,
     pub why: String,
+    /// End of the last step about a page, advice too.
+    #[serde(default)]
+    pub paged_at: Option<Time>,
     /// End of the last step that moved a page, or set one off that did not come in time; and how many moved so far.
     pub moved_at: Option<Time>,
     pub moved: u64,
@@ -102,6 +105,7 @@ impl Served {
             }
         }
         let Action::MoveSlabPage { from, to, .. } = action else { return };
+        self.paged_at = Some(outcome.ended);
         if matches!(outcome.end, End::Done | End::Partial(_)) {
             self.moved_at = Some(outcome.ended);
         }

@@ -101,6 +101,8 @@ pub struct CacheSim {
     keys: Vec<EvictedKey>,
     scanned: u64,
     pub automove: u8,
+    /// Its record of evictions is read.
+    pub watched: bool,
     pub moved: u64,
     pub hits: u64,
     pub misses: u64,
@@ -124,6 +126,7 @@ impl CacheSim {
             keys: Vec::new(),
             scanned: 0,
             automove: 1,
+            watched: true,
             moved: 0,
             hits: 0,
             misses: 0,

@@ -45,6 +45,10 @@ pub enum CacheTold {
         stream: CacheStream,
         why: String,
     },
+    /// A step closed the streams, or opened them again.
+    Watch {
+        on: bool,
+    },
     /// It cannot be talked to; until `Met`.
     Blind {
         why: String,

@@ -33,6 +33,10 @@ pub enum Rule {
     SlabFree,
     /// A server's own mover rests while memtier moves its pages.
     SlabTakeover,
+    /// Nothing was worth a move for a while: the streams of a server's records rest.
+    SlabRest,
+    /// What a server's counters say is no longer what it was when its streams were closed.
+    SlabWake,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -110,7 +114,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 51] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -123,6 +127,8 @@ impl Rule {
         Self::SlabGain,
         Self::SlabFree,
         Self::SlabTakeover,
+        Self::SlabRest,
+        Self::SlabWake,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -178,6 +184,8 @@ impl Rule {
             Self::SlabGain => "slab-gain",
             Self::SlabFree => "slab-free",
             Self::SlabTakeover => "slab-takeover",
+            Self::SlabRest => "slab-rest",
+            Self::SlabWake => "slab-wake",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",
@@ -310,6 +318,10 @@ pub enum Measure {
     FreeChunks,
     SlabPages,
     SlabMovedInWindow,
+    /// The part of a server's requests, or of its evictions, that went over to other classes since its streams were closed.
+    TrafficShift,
+    /// Since a server's streams were closed.
+    Rested,
 }
 
 /// One number that a rule looked at.
@@ -501,6 +513,8 @@ impl fmt::Display for Measure {
             Self::FreeChunks => "free chunks",
             Self::SlabPages => "slab pages",
             Self::SlabMovedInWindow => "slab pages moved in window",
+            Self::TrafficShift => "traffic shift",
+            Self::Rested => "rested",
         })
     }
 }

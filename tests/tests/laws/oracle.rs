@@ -329,6 +329,8 @@ impl Oracle {
             | Rule::SlabGain
             | Rule::SlabFree
             | Rule::SlabTakeover
+            | Rule::SlabRest
+            | Rule::SlabWake
             | Rule::ServerRefuses
             | Rule::HasFree
             | Rule::SwapSavesNothing
@@ -531,7 +533,11 @@ pub fn spent(shadow: &Shadow, now: Time, of: impl Fn(ProcKey) -> bool) -> (u64, 
         let (charge, done) = (d.step.charge, d.outcome.as_ref().map(|o| o.done));
         let pages = done.map(|d| d.pages.bytes().0);
         match d.step.action {
-            Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => (moved, armed, calls),
+            Action::Scan { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => (moved, armed, calls),
             Action::Arm { .. } => {
                 (moved, armed + pages.unwrap_or(charge.armed.0), calls + done.map_or(charge.syscalls, |d| d.syscalls))
             }

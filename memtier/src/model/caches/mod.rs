@@ -10,12 +10,14 @@
 
 mod class;
 mod ghosts;
+mod rest;
 mod reuse;
 #[cfg(test)]
 mod tests;
 
 pub use class::{Class, Gain, Loss, Rates};
 pub use ghosts::MAX_GHOSTS;
+pub use rest::{Rest, Stir};
 pub use reuse::Reuse;
 
 use super::freshness::Sight;
@@ -57,6 +59,9 @@ pub struct Cache {
     lacks: BTreeMap<CacheStream, String>,
     /// The stream of evictions tells without a gap since then.
     telling: Option<Time>,
+    /// A step closed its streams.
+    #[serde(default)]
+    rest: Option<Rest>,
     /// Records of streams that were read, and that are known to be lost.
     pub records: u64,
     pub lost: u64,
@@ -67,7 +72,8 @@ impl Caches {
         match &stamped.event {
             Event::Sample(Sample::Cache(CacheSample { server, told })) => {
                 if usize::from(server.0) < MOST_SERVERS {
-                    self.servers.entry(*server).or_default().fold(stamped.at, told);
+                    let window = Span::from_secs(config.caches.window_s);
+                    self.servers.entry(*server).or_default().fold(stamped.at, told, window);
                 }
             }
             Event::Config(_) => {
@@ -121,7 +127,7 @@ impl Caches {
 }
 
 impl Cache {
-    fn fold(&mut self, at: Time, told: &CacheTold) {
+    fn fold(&mut self, at: Time, told: &CacheTold, window: Span) {
         match told {
             CacheTold::Met(server) => self.met(at, server),
             CacheTold::Look(look) => self.look(at, look),
@@ -133,9 +139,13 @@ impl Cache {
                     self.telling = None;
                 }
             }
+            CacheTold::Watch { on } => {
+                self.rest = (!on).then(|| Rest::begin(at, &self.classes, window));
+                self.telling = None;
+            }
             CacheTold::Blind { why } => {
                 self.sight = Sight::Blind { since: at, why: why.clone() };
-                self.telling = None;
+                (self.telling, self.rest) = (None, None);
             }
         }
     }
@@ -148,7 +158,7 @@ impl Cache {
         self.server = server.clone();
         self.sight = Sight::Seeing { since: at };
         self.lacks.clear();
-        self.telling = None;
+        (self.telling, self.rest) = (None, None);
     }
 
     fn look(&mut self, at: Time, look: &CacheLook) {
@@ -175,7 +185,7 @@ impl Cache {
             let order = class.order().saturating_add(key.nth);
             let came_back = self.ghosts.evicted(key.hash, key.class, order, *shift);
             if let Some((before, shift)) = came_back {
-                class.came_back(order, order.saturating_sub(before), shift);
+                class.came_back(before, order, order.saturating_sub(before), shift);
             }
         }
         for told in classes {
@@ -203,7 +213,7 @@ impl Cache {
                     let Some((id, before, shift)) = self.ghosts.missed(key.hash) else { continue };
                     if let Some(class) = self.classes.get_mut(&id) {
                         let (order, stored) = (class.order(), class.order().saturating_add(class.now.used));
-                        class.came_back(order, stored.saturating_sub(before), shift);
+                        class.came_back(before, order, stored.saturating_sub(before), shift);
                     }
                 }
             }
@@ -249,8 +259,20 @@ impl Cache {
         self.telling.map(|since| now.since(since))
     }
 
+    /// Its streams are closed by a step.
+    #[must_use]
+    pub const fn rest(&self) -> Option<&Rest> {
+        self.rest.as_ref()
+    }
+    /// What is different from when they were closed.
+    #[must_use]
+    pub fn stir(&self, now: Time, window: Span) -> Option<Stir> {
+        self.rest.as_ref().map(|rest| rest.stir(now, &self.classes, window))
+    }
+
     fn bytes(&self) -> u64 {
         let classes: u64 = self.classes.values().map(Class::bytes).sum();
-        classes + self.ghosts.bytes() + self.reuse.bytes() + self.server.address.len() as u64 + 512
+        let rest = self.rest.as_ref().map_or(0, Rest::bytes);
+        classes + rest + self.ghosts.bytes() + self.reuse.bytes() + self.server.address.len() as u64 + 512
     }
 }

@@ -1,6 +1,8 @@
 //! Pages of memcached servers where they earn hits: from the class that loses least by one to the class that gains most.
 //! docs/policies/slab-marginal.md is the essay.
 
+mod rest;
+
 use super::{Advice, Class as Rank, Policy, Proposal, View};
 use crate::config::{Caches as Knobs, Config};
 use crate::model::caches::{Class, Gain, Loss};
@@ -10,6 +12,7 @@ use crate::vocab::{
     Action, CacheStream, Charge, ClassId, Hold, Idle, Measure, Need, Place, PolicyId, Quantity, Reason, Rule, ServerId, Source,
     Span, Subject, Time,
 };
+use rest::{rests, wakes};
 
 /// A server keeps the last two pages of a class.
 const KEPT: u64 = 2;
@@ -80,7 +83,7 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     let (knobs, now) = (&view.config.caches, view.now);
     let cache = view.models.caches.get(server).ok_or_else(|| Reason::new(Rule::SourceBlind).note("not heard of yet"))?;
     let served = view.ledger.served(server);
-    ready(view, cache, served)?;
+    able(view, cache, served)?;
     let proc = cache.server.proc.unwrap_or(server.nobody());
     let proposal = |action, gain, reason| Proposal {
         action,
@@ -93,23 +96,33 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     };
     // Its own mover rests for one that will do better, and for none else.
     let moves = view.config.daemon.act && knobs.pages_per_s > 0;
-    let sees = cache.told_for(now).is_some() || cache.lacks(CacheStream::Evictions).is_some();
+    let sees = cache.told_for(now).is_some() || cache.lacks(CacheStream::Evictions).is_some() || cache.rest().is_some();
     if let Some(mode) = cache.look.automove.filter(|mode| *mode != 0 && moves && sees) {
         let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
         return Ok(proposal(Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason));
     }
-    let Page { from, to, worth, reason } = choose(cache, served, knobs, now)?;
+    if let Some(reason) = wakes(cache, knobs, now) {
+        return Ok(proposal(Action::SetWatch { server, proc, on: true }, u64::MAX, reason?));
+    }
+    ready(cache, knobs, now)?;
+    let Page { from, to, worth, reason } = match choose(cache, served, knobs, now) {
+        Ok(page) => page,
+        Err(reason) => {
+            let rests = rests(cache, served, knobs, now, &reason).ok_or(reason)?;
+            return Ok(proposal(Action::SetWatch { server, proc, on: false }, 0, rests));
+        }
+    };
     Ok(proposal(Action::MoveSlabPage { server, proc, from, to }, worth, reason))
 }
 
 /// Whether anything may be done at all.
-fn ready(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), Reason> {
-    let (knobs, now) = (&view.config.caches, view.now);
-    let since = match &cache.sight {
-        Sight::Seeing { since } => *since,
+fn able(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), Reason> {
+    let now = view.now;
+    match &cache.sight {
+        Sight::Seeing { .. } => {}
         Sight::Blind { why, .. } => return Err(Reason::new(Rule::SourceBlind).note(why.clone())),
         Sight::Never => return Err(Reason::new(Rule::SourceBlind).note("not heard of yet")),
-    };
+    }
     if !cache.server.reassign {
         return Err(Reason::new(Rule::HostLacks).note(format!("{} was started without slab_reassign", cache.server.address)));
     }
@@ -131,7 +144,13 @@ fn ready(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), 
     if cache.look.moving {
         return Err(Reason::new(Rule::InFlight).note("the server moves a page"));
     }
-    let (watched, warmup) = (cache.told_for(now).unwrap_or(now.since(since)), Span::from_secs(knobs.warmup_s));
+    Ok(())
+}
+
+/// Whether enough was seen.
+fn ready(cache: &Cache, knobs: &Knobs, now: Time) -> Result<(), Reason> {
+    let seen = if let Sight::Seeing { since } = cache.sight { now.since(since) } else { Span::ZERO };
+    let (watched, warmup) = (cache.told_for(now).unwrap_or(seen), Span::from_secs(knobs.warmup_s));
     if cache.looked.is_none() || watched < warmup {
         return Err(Reason::new(Rule::WarmUp)
             .saw(Measure::Watched, watched, warmup, "caches.warmup_s")
