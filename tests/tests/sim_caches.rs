@@ -17,7 +17,7 @@ fn load(class: u8, traffic: Traffic, keys: u64, per_s: u64, (from, until): (u64,
 }
 
 fn spec(pages: u64, loads: Vec<Load>) -> CacheSpec {
-    CacheSpec { pages, chunks: CHUNKS.to_vec(), loads, mute: false }
+    CacheSpec { pages, chunks: CHUNKS.to_vec(), loads, mute: false, headers: None }
 }
 
 fn config(act: bool, servers: usize) -> Config {
@@ -33,9 +33,10 @@ fn scenario(caches: Vec<CacheSpec>, secs: u64) -> Scenario {
     scenario
 }
 
-/// Misses of each ten seconds.
+/// Misses and reads of flash of each ten seconds.
 struct Run {
     misses: Vec<u64>,
+    reads: Vec<u64>,
     moved: u64,
     pages: Vec<u64>,
 }
@@ -45,15 +46,20 @@ const STEP: u64 = 10;
 fn marginal(spec: &CacheSpec, secs: u64) -> Run {
     let mut world = World::new(1, &scenario(vec![spec.clone()], secs), &config(true, 1));
     let mut governor = Governor::new();
-    let (began, mut misses, mut before) = (world.now(), Vec::new(), 0);
+    let (began, mut misses, mut reads) = (world.now(), Vec::new(), Vec::new());
     for step in 1..=secs / STEP {
         drive(&mut world, &mut governor, began.after(Span::from_secs(step * STEP)), |_, _| {});
         let cache = world.cache(0).expect("a server");
-        misses.push(cache.misses - before);
-        before = cache.misses;
+        misses.push(cache.misses);
+        reads.push(cache.flash_reads);
     }
     let cache = world.cache(0).expect("a server");
-    Run { misses, moved: cache.moved, pages: cache.pages().0 }
+    Run { misses: each(&misses), reads: each(&reads), moved: cache.moved, pages: cache.pages().0 }
+}
+
+/// Of totals.
+fn each(totals: &[u64]) -> Vec<u64> {
+    totals.iter().scan(0, |before, total| Some(total - std::mem::replace(before, *total))).collect()
 }
 
 fn counters(look: &CacheLook) -> Counters {
@@ -78,36 +84,45 @@ fn counters(look: &CacheLook) -> Counters {
 fn other(spec: &CacheSpec, secs: u64, moves: bool) -> Run {
     let began = Time(1_000_000_000_000);
     let mut cache = CacheSim::new(spec, 1, began);
-    let mut mover = Mover::new(Settings { mode: Mode::Repaired, script: Script::Plain, window: 30, ratio: 0.8 });
-    let (mut misses, mut before) = (Vec::new(), 0);
+    let size = cache.server("").flash_from;
+    let script = if spec.headers.is_some() { Script::Extstore { free: 0.005, size } } else { Script::Plain };
+    let mut mover = Mover::new(Settings { mode: Mode::Repaired, script, window: 30, ratio: 0.8 });
+    let (mut misses, mut reads) = (Vec::new(), Vec::new());
     for quarter in 0..secs * 4 {
         let now = began.after(Span::from_millis(quarter * 250));
         cache.serve(now, Span::from_millis(250));
         cache.batch(Span::from_millis(250));
         if moves && quarter % 4 == 3 {
             let pass = mover.look(counters(&cache.look(now)), Duration::from_secs(quarter / 4)).expect("sound counters");
+            pass.targets.iter().for_each(|(class, chunks)| cache.keep_free(*class, *chunks));
             if let Some(due) = pass.decision {
                 let _ = cache.reassign(due.from, due.to);
             }
         }
         if (quarter + 1) % (4 * STEP) == 0 {
-            misses.push(cache.misses - before);
-            before = cache.misses;
+            misses.push(cache.misses);
+            reads.push(cache.flash_reads);
         }
     }
-    Run { misses, moved: cache.moved, pages: cache.pages().0 }
+    Run { misses: each(&misses), reads: each(&reads), moved: cache.moved, pages: cache.pages().0 }
 }
 
-/// Misses from one second to another: ours, of the server's own mover, of none.
+/// Misses, and a tenth of reads of flash, from one second to another: ours, of the server's own mover, of none.
 fn compare(name: &str, spec: &CacheSpec, secs: u64, from: u64) -> (Run, [u64; 3]) {
     let [ours, own, none] = [marginal(spec, secs), other(spec, secs, true), other(spec, secs, false)];
-    let sum = |run: &Run| run.misses[(from / STEP) as usize..].iter().sum::<u64>();
+    let of = |series: &[u64]| series[(from / STEP) as usize..].iter().sum::<u64>();
+    let sum = |run: &Run| of(&run.misses) + of(&run.reads) / 10;
     let sums = [sum(&ours), sum(&own), sum(&none)];
     println!(
         "{name}: misses {sums:?}, moved {} {} , pages {:?} {:?} {:?}",
         ours.moved, own.moved, ours.pages, own.pages, none.pages
     );
-    println!("  ours {:?}\n  own  {:?}\n  none {:?}", ours.misses, own.misses, none.misses);
+    for (name, run) in [("ours", &ours), ("own", &own), ("none", &none)] {
+        println!("  {name} {:?}", run.misses);
+        if spec.headers.is_some() {
+            println!("    reads of flash {:?}", run.reads);
+        }
+    }
     (ours, sums)
 }
 
@@ -155,6 +170,32 @@ fn what_is_even_stays_as_it_is() {
     let (ours, [misses, own, none]) = compare("even", &spec(40, loads), 300, 60);
     assert!(ours.moved < 40, "{} pages moved", ours.moved);
     assert!(misses * 1000 <= own.min(none) * 1005, "{misses} misses, {own} with the server's own mover, {none} with none");
+}
+
+/// A server whose large items go to flash: 512 headers a page.
+fn on_flash(pages: u64, loads: Vec<Load>) -> CacheSpec {
+    CacheSpec { pages, chunks: vec![512, 32, 16], loads, mute: false, headers: Some(ClassId(1)) }
+}
+
+#[test]
+fn with_flash_a_read_is_weighed_against_a_miss() {
+    // Small items that are not on flash beside large ones that are, and then less of those.
+    let loads = vec![
+        load(1, Traffic::Skewed, 16_384, 1500, (0, 80)),
+        load(1, Traffic::Skewed, 16_384, 300, (80, 300)),
+        load(2, Traffic::Skewed, 4096, 500, (0, 300)),
+        load(3, Traffic::Skewed, 2048, 100, (0, 80)),
+        load(3, Traffic::Skewed, 2048, 900, (80, 300)),
+    ];
+    let (_, [ours, own, none]) = compare("flash", &on_flash(60, loads), 300, 80);
+    assert!(ours < own.min(none), "{ours} misses, {own} with the extstore script, {none} with none");
+}
+
+#[test]
+fn with_flash_headers_get_what_they_need() {
+    let loads = vec![load(2, Traffic::Even, 6000, 1000, (0, 300)), load(3, Traffic::Even, 6000, 500, (60, 300))];
+    let (_, [ours, own, none]) = compare("headers", &on_flash(40, loads), 300, 120);
+    assert!(ours <= own.min(none), "{ours} misses, {own} with the extstore script, {none} with none");
 }
 
 /// Seconds at which the streams were closed and opened, and pages asked for after the second `from`.

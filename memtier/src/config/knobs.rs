@@ -262,6 +262,10 @@ tables! {
         least_gain_milli: u64 = 50, 1..=1000000000, "";
         /// Pages that the pool shall hold for bursts, in thousandths of all pages, one at least; it takes only such as earn nothing.
         pool_permil: u64 = 10, 0..=1000, "0";
+        /// What a get that is answered from flash (extstore) costs, in thousandths of a miss; 0: nothing.
+        flash_read_permil: u64 = 100, 0..=1000, "";
+        /// A class that writes to flash keeps this much free, in thousandths of its chunks, a page and a half at least.
+        flash_free_permil: u64 = 5, 0..=500, "";
         /// Watch a server so long before its first page moves.
         warmup_s: u64 = 5, 0..=86400, "0";
         /// No memory of a server's process is paged out for so long after a page of it moved.

@@ -13,7 +13,9 @@ use super::lock::Lock;
 use crate::compat::slab::Sample as Counters;
 use crate::config::{CacheRule, Config};
 use crate::observe::Observer as _;
-use crate::observe::memcached::{Address, CacheEyes, Command, Connection, Lever, Manner, Poke, Server, Stats, Table, TalkError};
+use crate::observe::memcached::{
+    Address, Answer, CacheEyes, Command, Connection, Lever, Manner, Poke, Server, Stats, Table, TalkError,
+};
 use crate::sys::clock::boottime;
 use crate::vocab::{
     Action, Amount, CacheSample, CacheTold, ClassId, End, Event, Fault, Guard, Outcome, Pages, Place, Reply, Sample, ServerId,
@@ -195,6 +197,7 @@ impl Caches {
         let end = match &step.action {
             Action::MoveSlabPage { from, to, .. } => move_page(&mut connection, step, *from, *to).await,
             Action::SetMover { mode, .. } => self.set_mover(post, &mut connection, step, *mode).await,
+            Action::SetFree { chunks, .. } => self.set_free(post, &mut connection, step, chunks).await,
             Action::Scan { .. }
             | Action::Arm { .. }
             | Action::PageOut { .. }
@@ -202,8 +205,7 @@ impl Caches {
             | Action::Bind { .. }
             | Action::MovePages { .. }
             | Action::Migrate { .. }
-            | Action::SetWatch { .. }
-            | Action::SetFree { .. } => Err(Trouble::Ends(failed(step, "it is not about a server"))),
+            | Action::SetWatch { .. } => Err(Trouble::Ends(failed(step, "it is not about a server"))),
         };
         let end = match end {
             Ok(()) => Ok(()),
@@ -218,6 +220,39 @@ impl Caches {
             tracing::debug!(server = %post.server.address, "no look after a step");
         }
         end
+    }
+
+    /// The log knows how to put them back before they change.
+    async fn set_free(
+        &self,
+        post: &Post,
+        connection: &mut Connection,
+        step: &Step,
+        chunks: &[(ClassId, u64)],
+    ) -> Result<(), Trouble> {
+        let [general] = connection.tables([Table::General]).await?;
+        let life = same_life(step, &general)?;
+        still_meant(step)?;
+        let (address, auth_file) = (post.server.address.to_string(), post.auth_file.clone());
+        let (footprint, all) = (self.0.footprint.clone(), chunks.to_vec());
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut footprint = footprint.lock();
+            footprint.outlived(&address, life)?;
+            all.into_iter().try_for_each(|(class, chunks)| {
+                let (server, auth_file) = (address.clone(), auth_file.clone());
+                let setting = ServerSetting { server, auth_file, life, what: What::FreeMemchunks(class) };
+                footprint.announce(&setting, None, &chunks.to_string())
+            })
+        });
+        let kept = kept.await.map_err(|error| failed(step, &error.to_string())).map_err(Trouble::Ends)?;
+        kept.map_err(|error| Trouble::Ends(failed(step, &error.to_string())))?;
+        let orders: Vec<Command> =
+            chunks.iter().map(|(class, chunks)| Command::Set(Lever::FreeMemchunks(*class, *chunks))).collect();
+        let refused = connection.talk(&orders).await?.into_iter().find_map(|answer| match answer {
+            Answer::Said(said) if said.reply != Reply::Ok => Some(said.line),
+            Answer::Said(_) | Answer::Stats(_) => None,
+        });
+        refused.map_or(Ok(()), |line| Err(Trouble::Ends(failed(step, &line))))
     }
 
     /// The log knows how to put it back before it changes.

@@ -3,6 +3,7 @@
 use super::views::{CacheView, CachesView, ClassView, MoveView};
 use crate::model::{Cache, Sight};
 use crate::plan::{Governor, Served};
+use crate::policy::{slab_gains, slab_loss};
 use crate::vocab::{Action, CacheStream, Place, PolicyId, ServerId, Span, Subject, Time};
 use std::collections::VecDeque;
 
@@ -59,7 +60,7 @@ fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheV
 
 fn classes(governor: &Governor, cache: &Cache, served: Option<&Served>, now: Time) -> Vec<ClassView> {
     let knobs = &governor.config().caches;
-    let (window, payback) = (Span::from_secs(knobs.window_s), Span::from_secs(knobs.payback_s));
+    let window = Span::from_secs(knobs.window_s);
     let all: Vec<_> = cache.classes().map(|(id, class)| (id, class, class.rates(now, window))).collect();
     let share = |part: u64, whole: u64| part.saturating_mul(1000) / whole.max(1);
     let (pages, items) = (cache.pages(), all.iter().map(|(_, class, _)| class.now.items).sum());
@@ -67,7 +68,7 @@ fn classes(governor: &Governor, cache: &Cache, served: Option<&Served>, now: Tim
     let oldest = all.iter().map(|(_, class, _)| class.now.age).max().unwrap_or(0);
     let view = |(id, class, rates): &(_, &crate::model::caches::Class, crate::model::caches::Rates)| {
         let told = served.map(|served| served.told(Place::Class(*id))).unwrap_or_default();
-        let gain = class.gains(now, window, pages).into_iter().map(|gain| gain.milli).max();
+        let gain = slab_gains(cache, class, knobs, now, pages).into_iter().map(|gain| gain.milli).max();
         ClassView {
             class: id.0,
             chunk_size: class.now.chunk_size,
@@ -82,7 +83,7 @@ fn classes(governor: &Governor, cache: &Cache, served: Option<&Served>, now: Tim
             evictions_permil: share(rates.evictions, evictions),
             hits_per_s: rates.hits,
             sets_per_s: rates.sets,
-            loss_milli: cache.loss(class, now, window, payback).milli,
+            loss_milli: slab_loss(cache, class, knobs, now).milli,
             gain_milli: gain.unwrap_or(0),
             confidence_permil: class.confidence(now, window).0,
             near_permil: cache.reuse().hits_within(*id, class.chunks() / 2).map(|(near, _)| near.0),

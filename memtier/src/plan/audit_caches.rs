@@ -34,7 +34,10 @@ pub fn audit(
             ensure(after > Span::ZERO && moved.is_none_or(|at| view.now.since(at) >= after), "a page of it moved just now")?;
             ensure(cache.told_for(view.now).is_some_and(|told| told >= after), "its streams were not read for long enough")
         }
-        Action::SetFree { .. } => Err("nobody asks for that".to_owned()),
+        Action::SetFree { ref chunks, .. } => {
+            ensure(cache.server.extstore, "it has no flash")?;
+            ensure(!chunks.is_empty() && chunks.iter().all(|(id, _)| cache.class(*id).is_some()), "no such class")
+        }
         Action::SetMover { mode, .. } => {
             ensure(mode == 0 && cache.look.automove.is_some_and(|mode| mode != 0), "it has no mover to be stilled")
         }

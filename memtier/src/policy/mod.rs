@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 pub use autocold::refaulting;
 pub use board::gap;
 pub use placement::{Place, far};
+pub use slab::{gains as slab_gains, loss as slab_loss};
 pub use tier::slow_end;
 pub use watch::{Spacing, after_placing, comes_up};
 

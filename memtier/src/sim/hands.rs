@@ -111,7 +111,10 @@ impl World {
                 cache.watched = *on;
                 Ok(())
             }
-            Action::SetFree { .. } => Err("ERROR"),
+            Action::SetFree { chunks, .. } => {
+                chunks.iter().for_each(|(class, chunks)| cache.keep_free(*class, *chunks));
+                Ok(())
+            }
             Action::Scan { .. }
             | Action::Arm { .. }
             | Action::PageOut { .. }

@@ -37,6 +37,8 @@ pub enum Rule {
     SlabRest,
     /// What a server's counters say is no longer what it was when its streams were closed.
     SlabWake,
+    /// Classes of a server that write to flash are told how much to keep free.
+    SlabFlash,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -114,7 +116,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -129,6 +131,7 @@ impl Rule {
         Self::SlabTakeover,
         Self::SlabRest,
         Self::SlabWake,
+        Self::SlabFlash,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -186,6 +189,7 @@ impl Rule {
             Self::SlabTakeover => "slab-takeover",
             Self::SlabRest => "slab-rest",
             Self::SlabWake => "slab-wake",
+            Self::SlabFlash => "slab-flash",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",

@@ -331,6 +331,7 @@ impl Oracle {
             | Rule::SlabTakeover
             | Rule::SlabRest
             | Rule::SlabWake
+            | Rule::SlabFlash
             | Rule::ServerRefuses
             | Rule::HasFree
             | Rule::SwapSavesNothing

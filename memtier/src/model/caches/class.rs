@@ -242,12 +242,12 @@ impl Class {
         Evidence { left, come_milli: milli(&self.taken, now, self.short(now, window)) }
     }
 
-    /// What a page less costs, if what it costs once is to be paid for in `payback`.
+    /// What a page less costs, if what it costs once is to be paid for in `payback` and so many chunks are not to be spared.
     #[must_use]
-    pub(super) fn loss(&self, now: Time, window: Span, payback: Span, part: Part) -> Loss {
+    pub(super) fn loss(&self, now: Time, window: Span, payback: Span, kept_free: u64, part: Part) -> Loss {
         let page = self.now.chunks_per_page.max(1);
         // What was given to it for what is coming is not free.
-        let spare = self.now.free.saturating_sub(self.appetite(now, window, Span(window.0 / 8)));
+        let spare = self.now.free.saturating_sub(self.appetite(now, window, Span(window.0 / 8)).saturating_add(kept_free));
         if spare >= page {
             return Loss { milli: 0, once: 0, free: true };
         }

@@ -231,12 +231,17 @@ impl Cache {
     pub fn classes(&self) -> impl Iterator<Item = (ClassId, &Class)> {
         self.classes.iter().map(|(&id, class)| (id, class))
     }
-    /// What a page less costs a class.
+    /// Items of this class that are next to go are written to flash.
     #[must_use]
-    pub fn loss(&self, class: &Class, now: Time, window: Span, payback: Span) -> Loss {
+    pub const fn writes_to_flash(&self, class: &Class) -> bool {
+        self.server.extstore && class.now.chunk_size >= self.server.flash_from
+    }
+    /// What a page less costs a class that shall have so many chunks free.
+    #[must_use]
+    pub fn loss(&self, class: &Class, now: Time, window: Span, payback: Span, kept_free: u64) -> Loss {
         let fresh = self.reuse.closed_at.is_some_and(|at| now.since(at) < FRESH);
         let near = self.reuse.hits_within(class.now.class, class.chunks() / 2).filter(|(_, sure)| fresh && sure.0 >= SURE);
-        class.loss(now, window, payback, Part { segmented: self.server.segmented, near: near.map(|(within, _)| within) })
+        class.loss(now, window, payback, kept_free, Part { segmented: self.server.segmented, near: near.map(|(within, _)| within) })
     }
     /// Pages of all classes.
     #[must_use]

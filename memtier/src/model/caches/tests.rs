@@ -71,7 +71,7 @@ impl Told {
         self.class().gains(at(self.now), WINDOW, 64).iter().map(|g| (g.pages, g.milli, g.inferred)).collect()
     }
     fn loss(&self) -> Loss {
-        self.cache().loss(self.class(), at(self.now), WINDOW, PAYBACK)
+        self.cache().loss(self.class(), at(self.now), WINDOW, PAYBACK, 0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pages of memcached servers where they earn hits: from the class that loses least by one to the class that gains most.
 //! docs/policies/slab-marginal.md is the essay.
 
+mod flash;
 mod rest;
 
 use super::{Advice, Class as Rank, Policy, Proposal, View};
@@ -12,6 +13,8 @@ use crate::vocab::{
     Action, CacheStream, Charge, ClassId, Hold, Idle, Measure, Need, Place, PolicyId, Quantity, Reason, Rule, ServerId, Source,
     Span, Subject, Time,
 };
+pub use flash::loss;
+use flash::{free_chunks, is_short, kept_free};
 use rest::{rests, wakes};
 
 /// A server keeps the last two pages of a class.
@@ -101,6 +104,9 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
         let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
         return Ok(proposal(Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason));
     }
+    if let Some((chunks, reason)) = free_chunks(cache, served, knobs, now).filter(|_| moves && sees) {
+        return Ok(proposal(Action::SetFree { server, proc, chunks }, u64::MAX, reason));
+    }
     if let Some(reason) = wakes(cache, knobs, now) {
         return Ok(proposal(Action::SetWatch { server, proc, on: true }, u64::MAX, reason?));
     }
@@ -125,10 +131,6 @@ fn able(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), R
     }
     if !cache.server.reassign {
         return Err(Reason::new(Rule::HostLacks).note(format!("{} was started without slab_reassign", cache.server.address)));
-    }
-    if cache.server.extstore {
-        let note = "it has extstore, whose needs its own mover knows; `memtier slab-automove` moves pages of such servers";
-        return Err(Reason::new(Rule::HostLacks).note(format!("{}: {note}", cache.server.address)));
     }
     if let Some(served) = served {
         if let Some(until) = served.futile_until().filter(|until| *until > now) {
@@ -181,7 +183,8 @@ struct Giver {
 /// The page whose move earns most, or why none moves.
 fn choose(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> Result<Page, Reason> {
     let sources = sources(cache, served, knobs, now);
-    let gaining = cache.classes().filter(|(_, class)| class.evicts(now, Span(window(knobs).0 * EVICTED)));
+    let evicts = |class: &Class| class.evicts(now, Span(window(knobs).0 * EVICTED));
+    let gaining = cache.classes().filter(|(_, class)| evicts(class) || is_short(cache, class, knobs, now));
     let (mut best, mut refusal): (Option<Page>, Option<(u64, Reason)>) = (None, None);
     for (id, class) in gaining {
         match page_for(cache, served, knobs, now, (id, class), &sources) {
@@ -203,10 +206,10 @@ const fn window(knobs: &Knobs) -> Span {
 
 /// Cheapest first.
 fn sources(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> Vec<Giver> {
-    let (window, payback) = (window(knobs), Span::from_secs(knobs.payback_s));
+    let window = window(knobs);
     let source = |(id, class): (ClassId, &Class)| {
         let pages = class.now.pages;
-        let loss = cache.loss(class, now, window, payback);
+        let loss = loss(cache, class, knobs, now);
         // Who was given a page keeps it, but for what it did not come to use.
         let got = served.and_then(|served| served.got_at(Place::Class(id))).is_some_and(|at| now.since(at) < window);
         let lasting = loss.milli.saturating_mul(1000 + knobs.hysteresis_permil) / 1000;
@@ -229,7 +232,7 @@ fn page_for(
 ) -> Result<Page, (u64, Reason)> {
     let others = move || sources.iter().filter(move |source| source.id != id);
     let most: u64 = others().map(|source| source.pages - KEPT).sum();
-    let known = gains(cache, class, now, window(knobs), most);
+    let known = gains(cache, class, knobs, now, most);
     // As many pages as there are that cost less than they earn there.
     let affordable = |gain: &Gain| {
         others().filter(|source| source.price < gain.milli).map(|source| source.pages - KEPT).sum::<u64>() >= gain.pages
@@ -252,7 +255,7 @@ fn page_for(
         let reason = Reason::new(Rule::HasFree).saw(Measure::SlabPages, pool, Quantity::count(0), "");
         return refuse(reason.note(format!("class {} takes of the pool", id.0)));
     }
-    let needs = class.appetite(now, window(knobs), AHEAD);
+    let needs = class.appetite(now, window(knobs), AHEAD).saturating_add(kept_free(cache, class, knobs));
     if class.now.free > needs {
         let reason =
             Reason::new(Rule::HasFree).saw(Measure::FreeChunks, Quantity::count(class.now.free), Quantity::count(needs), "");
@@ -281,11 +284,15 @@ fn page_for(
 
 /// By the records of evictions; by counters where there are none: the page that would come is asked for about as often as the
 /// last one that is there.
-fn gains(cache: &Cache, class: &Class, now: Time, window: Span, most: u64) -> Vec<Gain> {
+pub fn gains(cache: &Cache, class: &Class, knobs: &Knobs, now: Time, most: u64) -> Vec<Gain> {
+    let window = window(knobs);
+    if is_short(cache, class, knobs, now) {
+        return flash::gain(cache, class, knobs, now).filter(|_| most > 0).into_iter().collect();
+    }
     if cache.told_for(now).is_some() {
         return class.gains(now, window, most);
     }
-    let last = cache.loss(class, now, window, Span::ZERO);
+    let last = cache.loss(class, now, window, Span::ZERO, 0);
     let known = cache.lacks(CacheStream::Evictions).is_some() && most > 0 && !last.free;
     known.then_some(Gain { pages: 1, milli: last.milli / 5 * 4, samples: 0, inferred: true }).into_iter().collect()
 }
@@ -322,9 +329,13 @@ fn dearest(gain: &Gain, source: &Giver, knobs: &Knobs) -> Option<u64> {
 }
 
 fn by(gain: &Gain, source: &Giver) -> String {
-    let known = if gain.inferred { "inferred from" } else { "by" };
+    let known = match gain {
+        Gain { samples: 0, .. } => "by its last page".to_owned(),
+        Gain { samples, inferred: true, .. } => format!("inferred from {samples} keys that came back"),
+        Gain { samples, inferred: false, .. } => format!("by {samples} keys that came back"),
+    };
     let way = if source.loss.free { "; that page is free".to_owned() } else { format!("; {} items go with it", source.loss.once) };
-    format!("{known} {} keys that came back, {} pages on{way}", gain.samples, gain.pages)
+    format!("{known}, {} pages on{way}", gain.pages)
 }
 
 /// Every page costs more than it would earn.
