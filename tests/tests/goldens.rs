@@ -133,7 +133,7 @@ fn slab_marginal_acts() {
     s.caches = vec![CacheSpec { pages: 12, chunks: vec![64, 16], loads, mute: false, headers: None }];
     let mut config = Config::default();
     config.daemon.act = true;
-    config.cache = vec![CacheRule { server: "simulated:0".into(), auth_file: None }];
+    config.cache = vec![CacheRule { server: "simulated:0".into(), ..CacheRule::default() }];
     check(&s, &config);
 }
 

@@ -416,7 +416,7 @@ fn idles_where_blind(shadow: &Shadow, decision: &Decision) -> Result<(), String>
         _ => shadow.sight(s) != Sight::Seeing,
     };
     let acts = |by| match by {
-        PolicyId::SlabMarginal => [].as_slice(),
+        PolicyId::SlabMarginal | PolicyId::SlabExtstore | PolicyId::SlabAutomove => [].as_slice(),
         PolicyId::Watch => &[Source::Walker],
         PolicyId::Arm => &[Source::Procs, Source::Walker, Source::Host, Source::Psi, Source::Reclaim],
         PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier => {

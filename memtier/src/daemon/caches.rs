@@ -18,8 +18,8 @@ use crate::observe::memcached::{
 };
 use crate::sys::clock::boottime;
 use crate::vocab::{
-    Action, Amount, CacheSample, CacheTold, ClassId, End, Event, Fault, Guard, Outcome, Pages, Place, Reply, Sample, ServerId,
-    ServerLife, Source, Step,
+    Action, Amount, CacheSample, CacheTold, ClassId, End, Event, Fault, Guard, Outcome, Pages, Place, PolicyId, Reply, Sample,
+    ServerId, ServerLife, Source, Step,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -96,19 +96,19 @@ impl Caches {
 
     /// Brings what is watched to what the configuration says; servers that stay as they are are left alone.
     pub fn apply(&self, config: &Config) {
-        let (manner, patience) = (manner(config), Duration::from_millis(config.caches.timeout_ms));
+        let patience = Duration::from_millis(config.caches.timeout_ms);
         let mut watched = self.0.watched.lock().unwrap_or_else(PoisonError::into_inner);
         self.sight(!config.cache.is_empty());
         watched.retain(|id, old| {
-            let same = config.cache.get(usize::from(id.0)) == Some(&old.rule);
-            same && old.manner == manner && old.post.server.patience == patience
+            let same = |rule: &&CacheRule| **rule == old.rule && old.manner == manner(config, rule);
+            config.cache.get(usize::from(id.0)).filter(same).is_some() && old.post.server.patience == patience
         });
         for (id, rule) in (0..).map(ServerId).zip(&config.cache) {
             if watched.contains_key(&id) {
                 continue;
             }
             match server(rule, patience) {
-                Ok(server) => drop(watched.insert(id, self.watch(id, rule, server, manner))),
+                Ok(server) => drop(watched.insert(id, self.watch(id, rule, server, manner(config, rule)))),
                 Err(why) => self.tell(id, why),
             }
         }
@@ -312,13 +312,14 @@ impl From<TalkError> for Trouble {
     }
 }
 
-fn manner(config: &Config) -> Manner {
-    let knobs = &config.caches;
+/// A script goes by counters alone.
+fn manner(config: &Config, rule: &CacheRule) -> Manner {
+    let (knobs, reads) = (&config.caches, rule.policy() == PolicyId::SlabMarginal);
     Manner {
         period: Duration::from_millis(knobs.period_ms),
         retry_most: Duration::from_millis(knobs.retry_most_ms),
-        evictions: knobs.watch_evictions,
-        fetchers_on: Duration::from_millis(knobs.fetchers_on_ms),
+        evictions: knobs.watch_evictions && reads,
+        fetchers_on: Duration::from_millis(if reads { knobs.fetchers_on_ms } else { 0 }),
         fetchers_every: Duration::from_secs(knobs.fetchers_every_s),
         keys_per_s: knobs.sampled_keys_per_s,
         keep_keys: knobs.keep_keys,
@@ -339,7 +340,7 @@ async fn move_page(connection: &mut Connection, step: &Step, from: Place, to: Pl
     let [general, slabs] = connection.tables([Table::General, Table::Slabs]).await?;
     same_life(step, &general)?;
     still_meant(step)?;
-    let (moved, pages) = (counter(&general, "slabs_moved"), pages_of(&slabs, from));
+    let (moved, pages) = (counter(&general, "slabs_moved"), pages_of(&general, &slabs, from));
     let said = connection.order(Command::Reassign { from: Some(from), to }).await?;
     if said.reply != Reply::Ok {
         return Err(Trouble::Ends(failed(step, &said.line)));
@@ -352,7 +353,7 @@ async fn move_page(connection: &mut Connection, step: &Step, from: Place, to: Pl
         same_life(step, &general)?;
         if counter(&general, "slabs_moved") > moved && counter(&general, "slab_reassign_running") == 0 {
             let [slabs] = connection.tables([Table::Slabs]).await?;
-            let went = pages_of(&slabs, from) < pages;
+            let went = pages_of(&general, &slabs, from) < pages;
             return if went { Ok(()) } else { Err(Trouble::Ends(End::Partial("another page moved than was asked for".into()))) };
         }
         if Instant::now() > over {
@@ -366,10 +367,10 @@ fn counter(stats: &Stats, name: &str) -> u64 {
     stats.get(name).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-fn pages_of(slabs: &Stats, place: Place) -> u64 {
+fn pages_of(general: &Stats, slabs: &Stats, place: Place) -> u64 {
     match place {
         Place::Class(ClassId(id)) => counter(slabs, &format!("{id}:total_pages")),
-        Place::Pool => 0,
+        Place::Pool => counter(general, "slab_global_page_pool"),
     }
 }
 

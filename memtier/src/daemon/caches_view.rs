@@ -1,10 +1,11 @@
 //! What GET /v1/caches answers, of the planner's own state.
 
 use super::views::{CacheView, CachesView, ClassView, MoveView};
+use crate::config::CacheRule;
 use crate::model::{Cache, Sight};
 use crate::plan::{Governor, Served};
 use crate::policy::{slab_gains, slab_loss};
-use crate::vocab::{Action, CacheStream, Place, PolicyId, ServerId, Span, Subject, Time};
+use crate::vocab::{Action, CacheStream, Place, ServerId, Span, Subject, Time};
 use std::collections::VecDeque;
 
 /// Steps shown, the latest.
@@ -12,10 +13,10 @@ const MOST_LINES: usize = 12;
 
 pub fn view(governor: &Governor, now: Time) -> CachesView {
     let rules = (0..).map(ServerId).zip(&governor.config().cache);
-    CachesView { servers: rules.map(|(id, rule)| server(governor, now, id, &rule.server)).collect() }
+    CachesView { servers: rules.map(|(id, rule)| server(governor, now, id, rule)).collect() }
 }
 
-fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheView {
+fn server(governor: &Governor, now: Time, id: ServerId, rule: &CacheRule) -> CacheView {
     let nothing = Cache::default();
     let cache = governor.models().caches.get(id).unwrap_or(&nothing);
     let config = governor.config();
@@ -35,15 +36,15 @@ fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheV
         (server == id).then(|| MoveView { from: number(from), to: number(to) })
     });
     let held = governor.journal().holds().find(|hold| hold.what.subject == Subject::Cache(id));
-    let idle = governor.journal().idles().find(|idle| idle.what.policy == PolicyId::SlabMarginal);
+    let idle = governor.journal().idles().find(|idle| idle.what.policy == rule.policy());
     CacheView {
         id: id.0,
-        server: address.to_owned(),
+        server: rule.server.clone(),
         version: cache.server.version.clone(),
         pid: cache.server.life.map(|life| life.pid),
         blind,
         lacks: lacks.filter_map(|stream| Some(format!("{stream}: {}", cache.lacks(stream)?))).collect(),
-        policy: PolicyId::SlabMarginal.name().to_owned(),
+        policy: rule.policy().name().to_owned(),
         acts: config.daemon.act && config.caches.enabled,
         pages: cache.pages(),
         pool: cache.look.pool,

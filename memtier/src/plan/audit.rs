@@ -196,7 +196,13 @@ fn placeable(view: &View<'_>, step: &Step) -> Result<(), String> {
     let enabled = match step.by {
         PolicyId::Numa => config.numa.enabled,
         PolicyId::Tier => config.tier.enabled && matches!(step.action, Action::MovePages { .. }),
-        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::SlabMarginal => false,
+        PolicyId::Watch
+        | PolicyId::Arm
+        | PolicyId::Slide
+        | PolicyId::Autocold
+        | PolicyId::SlabMarginal
+        | PolicyId::SlabExtstore
+        | PolicyId::SlabAutomove => false,
     };
     ensure(enabled, "its policy places nobody")
 }
@@ -224,9 +230,14 @@ fn crosses_once(view: &View<'_>, step: &Step, to: NodeId, ranges: &[AddrRange]) 
     let Some(crossed) = view.ledger.crossed(step.action.proc()) else { return Ok(()) };
     let (settle, knob) = match step.by {
         PolicyId::Tier => (view.config.tier.settle_s, "tier.settle_s"),
-        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa | PolicyId::SlabMarginal => {
-            (view.config.numa.settle_s, "numa.settle_s")
-        }
+        PolicyId::Watch
+        | PolicyId::Arm
+        | PolicyId::Slide
+        | PolicyId::Autocold
+        | PolicyId::Numa
+        | PolicyId::SlabMarginal
+        | PolicyId::SlabExtstore
+        | PolicyId::SlabAutomove => (view.config.numa.settle_s, "numa.settle_s"),
     };
     let lately = |at| view.now.since(at) < Span::from_secs(settle);
     let mut blocks = ranges.iter().flat_map(|range| range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));

@@ -3,7 +3,7 @@
 use super::Flight;
 use crate::model::Cache;
 use crate::policy::View;
-use crate::vocab::{Action, ClassId, Guard, Place, ServerId, Span, Step, StepId};
+use crate::vocab::{Action, ClassId, Guard, Place, PolicyId, ServerId, Span, Step, StepId};
 use std::collections::BTreeMap;
 
 fn ensure(holds: bool, otherwise: &str) -> Result<(), String> {
@@ -26,6 +26,10 @@ pub fn audit(
     let others = in_flight.values().map(|flight| &flight.step).chain(passed);
     ensure(others.into_iter().all(|other| other.action.server() != Some(server)), "another step for the server is under way")?;
     match step.action {
+        Action::MoveSlabPage { from: Place::Pool, to, .. } => {
+            ensure(step.by == PolicyId::SlabExtstore && cache.look.pool >= 2, "the pool needs nobody to give its pages")?;
+            moves(view, cache, server, passed, Place::Pool, to)
+        }
         Action::MoveSlabPage { from, to, .. } => moves(view, cache, server, passed, from, to),
         Action::SetWatch { on: true, .. } => ensure(cache.rest().is_some(), "its streams are open"),
         Action::SetWatch { on: false, .. } => {
@@ -52,12 +56,13 @@ pub fn audit(
 }
 
 fn moves(view: &View<'_>, cache: &Cache, server: ServerId, passed: &[Step], from: Place, to: Place) -> Result<(), String> {
-    let Place::Class(source) = from else { return Err("the pool needs nobody to give its pages".to_owned()) };
     ensure(from != to, "it goes nowhere")?;
     ensure(cache.server.reassign, "the server moves no pages")?;
     ensure(!cache.look.moving, "the server moves a page already")?;
     let pages = |id: ClassId| cache.look.classes.iter().find(|class| class.class == id).map(|class| class.pages);
-    ensure(pages(source).is_some_and(|pages| pages > 2), "the class would be left with less than two pages")?;
+    if let Place::Class(source) = from {
+        ensure(pages(source).is_some_and(|pages| pages > 2), "the class would be left with less than two pages")?;
+    }
     if let Place::Class(target) = to {
         ensure(pages(target).is_some(), "no such class")?;
     }

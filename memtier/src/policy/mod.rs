@@ -103,8 +103,18 @@ pub trait Policy: Sync {
 
 /// Every policy, in the order of their ids.
 #[must_use]
-pub fn all() -> [&'static dyn Policy; 7] {
-    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa, &tier::Tier, &slab::SlabMarginal]
+pub fn all() -> [&'static dyn Policy; 9] {
+    [
+        &watch::Watch,
+        &arm::Arm,
+        &slide::Slide,
+        &autocold::Autocold,
+        &numa::Numa,
+        &tier::Tier,
+        &slab::SlabMarginal,
+        &slab::Script(PolicyId::SlabExtstore),
+        &slab::Script(PolicyId::SlabAutomove),
+    ]
 }
 
 impl View<'_> {

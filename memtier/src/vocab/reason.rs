@@ -39,6 +39,8 @@ pub enum Rule {
     SlabWake,
     /// Classes of a server that write to flash are told how much to keep free.
     SlabFlash,
+    /// By one of memcached's scripts: items of a class go too young, or the pool is low or high.
+    SlabAge,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -116,7 +118,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -132,6 +134,7 @@ impl Rule {
         Self::SlabRest,
         Self::SlabWake,
         Self::SlabFlash,
+        Self::SlabAge,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -190,6 +193,7 @@ impl Rule {
             Self::SlabRest => "slab-rest",
             Self::SlabWake => "slab-wake",
             Self::SlabFlash => "slab-flash",
+            Self::SlabAge => "slab-age",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",
@@ -326,6 +330,8 @@ pub enum Measure {
     TrafficShift,
     /// Since a server's streams were closed.
     Rested,
+    /// Of the oldest items of a slab class.
+    ItemAge,
 }
 
 /// One number that a rule looked at.
@@ -519,6 +525,7 @@ impl fmt::Display for Measure {
             Self::SlabMovedInWindow => "slab pages moved in window",
             Self::TrafficShift => "traffic shift",
             Self::Rested => "rested",
+            Self::ItemAge => "item age",
         })
     }
 }

@@ -332,6 +332,7 @@ impl Oracle {
             | Rule::SlabRest
             | Rule::SlabWake
             | Rule::SlabFlash
+            | Rule::SlabAge
             | Rule::ServerRefuses
             | Rule::HasFree
             | Rule::SwapSavesNothing
@@ -606,7 +607,9 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             PolicyId::Slide => ensure(!c.slide.enabled || c.slide.threshold == 0, || "it is on".into()),
             PolicyId::Numa => ensure(!c.numa.enabled || c.numa.quota_mib_per_s == 0, || "it is on".into()),
             PolicyId::Tier => ensure(!c.tier.enabled || c.tier.quota_mib_per_s == 0, || "it is on".into()),
-            PolicyId::SlabMarginal => ensure(!c.caches.enabled, || "it is on".into()),
+            PolicyId::SlabMarginal | PolicyId::SlabExtstore | PolicyId::SlabAutomove => {
+                ensure(!c.caches.enabled, || "it is on".into())
+            }
             PolicyId::Watch => Err("it cannot be turned off".into()),
         },
         Rule::NoSwap => ensure(host.is_none_or(|h| h.swap_total == Bytes::ZERO), || "there is swap".into()),
@@ -633,7 +636,12 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             let other = match policy {
                 PolicyId::Arm => Need::PageIdle,
                 PolicyId::Slide | PolicyId::Autocold => Need::SwapPages,
-                PolicyId::Watch | PolicyId::Numa | PolicyId::Tier | PolicyId::SlabMarginal => {
+                PolicyId::Watch
+                | PolicyId::Numa
+                | PolicyId::Tier
+                | PolicyId::SlabMarginal
+                | PolicyId::SlabExtstore
+                | PolicyId::SlabAutomove => {
                     return Err("it only looks".into());
                 }
             };

@@ -12,6 +12,7 @@ mod class;
 mod ghosts;
 mod rest;
 mod reuse;
+mod scripted;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +20,10 @@ pub use class::{Class, Gain, Loss, Rates};
 pub use ghosts::MAX_GHOSTS;
 pub use rest::{Rest, Stir};
 pub use reuse::Reuse;
+pub use scripted::Scripted;
 
 use super::freshness::Sight;
-use crate::config::Config;
+use crate::config::{CacheRule, Config};
 use crate::vocab::{
     Bytes, CacheEvictions, CacheFetches, CacheLook, CacheSample, CacheServer, CacheStream, CacheTold, ClassId, Event, MOST_SERVERS,
     Sample, ServerId, Span, Stamped, Time,
@@ -62,6 +64,9 @@ pub struct Cache {
     /// A step closed its streams.
     #[serde(default)]
     rest: Option<Rest>,
+    /// What a script makes of it, where the rule wants one.
+    #[serde(default)]
+    scripted: Option<Scripted>,
     /// Records of streams that were read, and that are known to be lost.
     pub records: u64,
     pub lost: u64,
@@ -73,7 +78,9 @@ impl Caches {
             Event::Sample(Sample::Cache(CacheSample { server, told })) => {
                 if usize::from(server.0) < MOST_SERVERS {
                     let window = Span::from_secs(config.caches.window_s);
-                    self.servers.entry(*server).or_default().fold(stamped.at, told, window);
+                    let cache = self.servers.entry(*server).or_default();
+                    cache.fold(stamped.at, told, window);
+                    cache.show(stamped.at, told, config.cache.get(usize::from(server.0)));
                 }
             }
             Event::Config(_) => {
@@ -147,6 +154,30 @@ impl Cache {
                 self.sight = Sight::Blind { since: at, why: why.clone() };
                 (self.telling, self.rest) = (None, None);
             }
+        }
+    }
+
+    /// A script is shown each look.
+    fn show(&mut self, at: Time, told: &CacheTold, rule: Option<&CacheRule>) {
+        match (told, rule.and_then(scripted::settings)) {
+            (_, None) => self.scripted = None,
+            (CacheTold::Look(look), Some(settings)) => {
+                let known = self.scripted.take();
+                self.scripted = Some(Scripted::look(known, settings, at, self.server.life, look));
+            }
+            (CacheTold::Blind { .. }, Some(_)) => {
+                if let Some(scripted) = &mut self.scripted {
+                    scripted.disconnected();
+                }
+            }
+            (
+                CacheTold::Met(_)
+                | CacheTold::Evictions(_)
+                | CacheTold::Fetches(_)
+                | CacheTold::Lacks { .. }
+                | CacheTold::Watch { .. },
+                Some(_),
+            ) => {}
         }
     }
 
@@ -275,9 +306,16 @@ impl Cache {
         self.rest.as_ref().map(|rest| rest.stir(now, &self.classes, window))
     }
 
+    /// What a script makes of it; none where the rule wants none.
+    #[must_use]
+    pub const fn scripted(&self) -> Option<&Scripted> {
+        self.scripted.as_ref()
+    }
+
     fn bytes(&self) -> u64 {
+        let scripted = self.scripted.as_ref().map_or(0, |_| Scripted::bytes());
         let classes: u64 = self.classes.values().map(Class::bytes).sum();
         let rest = self.rest.as_ref().map_or(0, Rest::bytes);
-        classes + rest + self.ghosts.bytes() + self.reuse.bytes() + self.server.address.len() as u64 + 512
+        classes + rest + scripted + self.ghosts.bytes() + self.reuse.bytes() + self.server.address.len() as u64 + 512
     }
 }

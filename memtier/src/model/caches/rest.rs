@@ -48,7 +48,7 @@ impl Rest {
     pub(super) fn stir(&self, now: Time, classes: &Classes, window: Span) -> Stir {
         let is: BTreeMap<ClassId, Seen> = classes.iter().map(|(id, class)| (*id, seen(class, now, window))).collect();
         let of = |all: &BTreeMap<ClassId, Seen>, id: &ClassId| all.get(id).copied().unwrap_or_default();
-        let ids = || self.was.keys().chain(is.keys().filter(|id| !self.was.contains_key(id)));
+        let ids = || self.was.keys().chain(is.keys().filter(|id| !self.was.contains_key(*id)));
         let pairs = |part: fn(&Seen) -> u64| -> Vec<(u64, u64)> {
             ids().map(|id| (part(&of(&self.was, id)), part(&of(&is, id)))).collect()
         };

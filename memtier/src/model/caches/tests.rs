@@ -271,7 +271,7 @@ fn what_is_remembered_has_a_cap() {
 fn a_number_that_means_another_server_has_no_past() {
     let mut told = Told::new(full(2));
     let config = |names: &[&str]| {
-        let rule = |name: &&str| crate::config::CacheRule { server: (*name).to_owned(), auth_file: None };
+        let rule = |name: &&str| crate::config::CacheRule { server: (*name).to_owned(), ..CacheRule::default() };
         Config { cache: names.iter().map(rule).collect(), ..Config::default() }
     };
     let mut configure = |names: &[&str]| {

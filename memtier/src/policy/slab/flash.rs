@@ -11,6 +11,10 @@ use crate::vocab::{ClassId, Measure, Quantity, Reason, Rule, Span, Time};
 const FREE_TENTHS: u64 = 15;
 /// What a class shall have free follows its size this often.
 const CHECK: Span = Span::from_secs(60);
+/// A class with fewer pages than this beyond what it keeps free has too few items to show what a page earns. Each of its items is
+/// then taken to be asked for once in so many times the age of its oldest.
+const FEW: u64 = 4;
+const AGES: u64 = 4;
 /// The next page earns at most this part of what the last one does, in percent.
 const NEXT: u64 = 80;
 
@@ -41,7 +45,11 @@ pub(super) fn is_short(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -
 /// that is there as its hits show.
 pub(super) fn gain(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Option<Gain> {
     let last = loss(cache, class, knobs, now);
-    (!last.free).then_some(Gain { pages: 1, milli: last.milli / 100 * NEXT, samples: 0, inferred: true })
+    let page = class.now.chunks_per_page;
+    let few = class.chunks().saturating_sub(kept_free(cache, class, knobs)) < page * FEW;
+    let by_age = if few { page * 1000 / (class.now.age.max(1) * AGES) } else { 0 };
+    let milli = (last.milli / 100 * NEXT).max(priced(cache, class, knobs, by_age));
+    (!last.free).then_some(Gain { pages: 1, milli, samples: 0, inferred: true })
 }
 
 /// What classes must be told to keep free: all once, and each minute those for which it changed.

@@ -3,6 +3,7 @@
 
 mod flash;
 mod rest;
+mod scripts;
 
 use super::{Advice, Class as Rank, Policy, Proposal, View};
 use crate::config::{Caches as Knobs, Config};
@@ -16,6 +17,7 @@ use crate::vocab::{
 pub use flash::loss;
 use flash::{free_chunks, is_short, kept_free};
 use rest::{rests, wakes};
+pub use scripts::Script;
 
 /// A server keeps the last two pages of a class.
 const KEPT: u64 = 2;
@@ -46,7 +48,7 @@ impl Policy for SlabMarginal {
         PolicyId::SlabMarginal
     }
     fn wanted(&self, config: &Config) -> bool {
-        !config.cache.is_empty()
+        config.cache.iter().any(|rule| rule.policy() == self.id())
     }
     /// It answers looks; a server that gives none has its turn all the same.
     fn period(&self, config: &Config) -> Option<Span> {
@@ -67,44 +69,53 @@ impl Policy for SlabMarginal {
     }
 
     fn advise(&self, view: &View<'_>) -> Advice {
-        let mut advice = Advice::default();
-        if !view.config.caches.enabled {
-            advice.idles.push(Idle { policy: self.id(), reason: Reason::new(Rule::TurnedOff).note("caches.enabled = false") });
-            return advice;
-        }
-        for (server, _) in (0..).map(ServerId).zip(&view.config.cache) {
-            match step(view, server) {
-                Ok(proposal) => advice.proposals.push(proposal),
-                Err(reason) => advice.holds.push(Hold { subject: Subject::Cache(server), by: self.id(), reason }),
-            }
-        }
-        advice
+        advise(view, self.id(), |server| step(view, server))
     }
+}
+
+/// For each server of the policy a step, or why there is none.
+fn advise(view: &View<'_>, by: PolicyId, step: impl Fn(ServerId) -> Result<Proposal, Reason>) -> Advice {
+    let mut advice = Advice::default();
+    if !view.config.caches.enabled {
+        advice.idles.push(Idle { policy: by, reason: Reason::new(Rule::TurnedOff).note("caches.enabled = false") });
+        return advice;
+    }
+    for (server, _) in (0..).map(ServerId).zip(&view.config.cache).filter(|(_, rule)| rule.policy() == by) {
+        match step(server) {
+            Ok(proposal) => advice.proposals.push(proposal),
+            Err(reason) => advice.holds.push(Hold { subject: Subject::Cache(server), by, reason }),
+        }
+    }
+    advice
+}
+
+fn proposal(by: PolicyId, action: Action, gain: u64, reason: Reason) -> Proposal {
+    Proposal { action, by, class: Rank::CacheInternal, gain, charge: Charge::default(), lifetime: LIFETIME, reason }
+}
+
+/// The server's own mover is switched off before the first page moves.
+fn takeover(view: &View<'_>, server: ServerId, cache: &Cache, by: PolicyId) -> Option<Proposal> {
+    let mode = cache.look.automove.filter(|mode| *mode != 0 && moves(view))?;
+    let proc = cache.server.proc.unwrap_or(server.nobody());
+    let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
+    Some(proposal(by, Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason))
+}
+
+const fn moves(view: &View<'_>) -> bool {
+    view.config.daemon.act && view.config.caches.pages_per_s > 0
 }
 
 fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     let (knobs, now) = (&view.config.caches, view.now);
-    let cache = view.models.caches.get(server).ok_or_else(|| Reason::new(Rule::SourceBlind).note("not heard of yet"))?;
-    let served = view.ledger.served(server);
-    able(view, cache, served)?;
+    let (cache, served) = able(view, server)?;
     let proc = cache.server.proc.unwrap_or(server.nobody());
-    let proposal = |action, gain, reason| Proposal {
-        action,
-        by: PolicyId::SlabMarginal,
-        class: Rank::CacheInternal,
-        gain,
-        charge: Charge::default(),
-        lifetime: LIFETIME,
-        reason,
-    };
+    let proposal = |action, gain, reason| proposal(PolicyId::SlabMarginal, action, gain, reason);
     // Its own mover rests for one that will do better, and for none else.
-    let moves = view.config.daemon.act && knobs.pages_per_s > 0;
     let sees = cache.told_for(now).is_some() || cache.lacks(CacheStream::Evictions).is_some() || cache.rest().is_some();
-    if let Some(mode) = cache.look.automove.filter(|mode| *mode != 0 && moves && sees) {
-        let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
-        return Ok(proposal(Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason));
+    if let Some(step) = takeover(view, server, cache, PolicyId::SlabMarginal).filter(|_| sees) {
+        return Ok(step);
     }
-    if let Some((chunks, reason)) = free_chunks(cache, served, knobs, now).filter(|_| moves && sees) {
+    if let Some((chunks, reason)) = free_chunks(cache, served, knobs, now).filter(|_| moves(view) && sees) {
         return Ok(proposal(Action::SetFree { server, proc, chunks }, u64::MAX, reason));
     }
     if let Some(reason) = wakes(cache, knobs, now) {
@@ -122,8 +133,10 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
 }
 
 /// Whether anything may be done at all.
-fn able(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), Reason> {
+fn able<'v>(view: &View<'v>, server: ServerId) -> Result<(&'v Cache, Option<&'v Served>), Reason> {
     let now = view.now;
+    let cache = view.models.caches.get(server).ok_or_else(|| Reason::new(Rule::SourceBlind).note("not heard of yet"))?;
+    let served = view.ledger.served(server);
     match &cache.sight {
         Sight::Seeing { .. } => {}
         Sight::Blind { why, .. } => return Err(Reason::new(Rule::SourceBlind).note(why.clone())),
@@ -146,7 +159,7 @@ fn able(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), R
     if cache.look.moving {
         return Err(Reason::new(Rule::InFlight).note("the server moves a page"));
     }
-    Ok(())
+    Ok((cache, served))
 }
 
 /// Whether enough was seen.
@@ -286,11 +299,13 @@ fn page_for(
 /// last one that is there.
 pub fn gains(cache: &Cache, class: &Class, knobs: &Knobs, now: Time, most: u64) -> Vec<Gain> {
     let window = window(knobs);
-    if is_short(cache, class, knobs, now) {
-        return flash::gain(cache, class, knobs, now).filter(|_| most > 0).into_iter().collect();
-    }
+    // What is evicted all the same, for flash is slow, is lost as elsewhere.
+    let reads = is_short(cache, class, knobs, now).then(|| flash::gain(cache, class, knobs, now)).flatten().filter(|_| most > 0);
     if cache.told_for(now).is_some() {
-        return class.gains(now, window, most);
+        return class.gains(now, window, most).into_iter().chain(reads).collect();
+    }
+    if reads.is_some() {
+        return reads.into_iter().collect();
     }
     let last = cache.loss(class, now, window, Span::ZERO, 0);
     let known = cache.lacks(CacheStream::Evictions).is_some() && most > 0 && !last.free;
