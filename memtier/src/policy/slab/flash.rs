@@ -11,6 +11,8 @@ use crate::vocab::{ClassId, Measure, Quantity, Reason, Rule, Span, Time};
 const FREE_TENTHS: u64 = 15;
 /// What a class shall have free follows its size this often.
 const CHECK: Span = Span::from_secs(60);
+/// Later servers do not heed that, and keep up to so many pages free of a class while the pool is low.
+const FREE_MOST: u64 = 3;
 /// A class with fewer pages than this beyond what it keeps free has too few items to show what a page earns. Each of its items is
 /// then taken to be asked for once in so many times the age of its oldest.
 const FEW: u64 = 4;
@@ -28,7 +30,10 @@ pub(super) fn kept_free(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
 
 /// What a page less costs; where it is on flash then, a hit less is a read more.
 pub fn loss(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Loss {
-    let loss = cache.loss(class, now, window(knobs), Span::from_secs(knobs.payback_s), kept_free(cache, class, knobs));
+    // What it has free is written free again as soon as it is taken.
+    let writes = cache.writes_to_flash(class) && class.rates(now, window(knobs)).sets > 0;
+    let kept = if writes { u64::MAX } else { kept_free(cache, class, knobs) };
+    let loss = cache.loss(class, now, window(knobs), Span::from_secs(knobs.payback_s), kept);
     Loss { milli: priced(cache, class, knobs, loss.milli), ..loss }
 }
 
@@ -36,9 +41,15 @@ fn priced(cache: &Cache, class: &Class, knobs: &Knobs, milli: u64) -> u64 {
     if cache.writes_to_flash(class) { milli.saturating_mul(knobs.flash_read_permil) / 1000 } else { milli }
 }
 
+/// More than this is room for what comes.
+pub(super) fn enough(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
+    let kept = kept_free(cache, class, knobs);
+    if kept == 0 { 0 } else { kept.max(class.now.chunks_per_page * FREE_MOST) }
+}
+
 /// Whether it would put a page to use: it writes to flash because it has no more free than it shall.
 pub(super) fn is_short(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> bool {
-    cache.writes_to_flash(class) && class.now.free <= kept_free(cache, class, knobs) && class.rates(now, window(knobs)).sets > 0
+    cache.writes_to_flash(class) && class.now.free <= enough(cache, class, knobs) && class.rates(now, window(knobs)).sets > 0
 }
 
 /// Nobody tells which reads of flash a larger class would have saved: of a page more they are put as near to those of the last one

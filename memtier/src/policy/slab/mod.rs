@@ -15,7 +15,7 @@ use crate::vocab::{
     Span, Subject, Time,
 };
 pub use flash::loss;
-use flash::{free_chunks, is_short, kept_free};
+use flash::{enough, free_chunks, is_short};
 use rest::{rests, wakes};
 pub use scripts::Script;
 
@@ -268,7 +268,7 @@ fn page_for(
         let reason = Reason::new(Rule::HasFree).saw(Measure::SlabPages, pool, Quantity::count(0), "");
         return refuse(reason.note(format!("class {} takes of the pool", id.0)));
     }
-    let needs = class.appetite(now, window(knobs), AHEAD).saturating_add(kept_free(cache, class, knobs));
+    let needs = class.appetite(now, window(knobs), AHEAD).saturating_add(enough(cache, class, knobs));
     if class.now.free > needs {
         let reason =
             Reason::new(Rule::HasFree).saw(Measure::FreeChunks, Quantity::count(class.now.free), Quantity::count(needs), "");
