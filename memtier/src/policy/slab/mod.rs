@@ -108,6 +108,9 @@ const fn moves(view: &View<'_>) -> bool {
 fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     let (knobs, now) = (&view.config.caches, view.now);
     let (cache, served) = able(view, server)?;
+    if cache.rest().is_none() {
+        ready(cache, knobs, now)?;
+    }
     let proc = cache.server.proc.unwrap_or(server.nobody());
     let proposal = |action, gain, reason| proposal(PolicyId::SlabMarginal, action, gain, reason);
     // Its own mover rests for one that will do better, and for none else.
@@ -121,7 +124,6 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     if let Some(reason) = wakes(cache, knobs, now) {
         return Ok(proposal(Action::SetWatch { server, proc, on: true }, u64::MAX, reason?));
     }
-    ready(cache, knobs, now)?;
     let Page { from, to, worth, reason } = match choose(cache, served, knobs, now) {
         Ok(page) => page,
         Err(reason) => {
