@@ -13,6 +13,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -396,6 +397,51 @@ fn a_server_without_a_record_of_evictions_is_watched_by_its_counters() {
     let daemon = start(&memtier, &dir, &["--act", "--cache", &fake.address()], false);
     let seen = until("it says so", || Some(view(&daemon)).filter(|view| view["lacks"].to_string().contains("evictions")));
     assert!(seen["blind"].is_null() && seen["classes"].as_array().is_some_and(|classes| classes.len() == 2), "{seen}");
+}
+
+#[test]
+fn records_rest_until_another_class_evicts() {
+    let memtier = need!(binary("memtier"));
+    let (looks, turned) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
+    let turns = Arc::clone(&turned);
+    let fake = FakeMemcached::start(move |line, _| match healthy(&looks, line, "OK") {
+        Act::Say(table) if line == "stats items" && turns.load(SeqCst) => {
+            let evicted = format!("items:5:evicted {}", 7 + 1000 * looks.load(SeqCst));
+            Act::Say(table.replace("items:5:evicted 7", &evicted))
+        }
+        act => act,
+    })
+    .expect("a port");
+    let dir = scratch();
+    let daemon = start(&memtier, &dir, &["--set", "caches.rest_after_s=2", "--cache", &fake.address()], true);
+    let seen = until("they rest", || Some(view(&daemon)).filter(|view| view["rested_s"].is_u64()));
+    assert!(seen["log"].to_string().contains("slab-rest"), "{seen}");
+    until("that is why no page moves", || Some(view(&daemon)).filter(|view| text(view, "held").contains("slab-rest")));
+    let watched = || fake.heard().iter().filter(|line| *line == "watch evictions").count();
+    assert_eq!(watched(), 1);
+    turned.store(true, SeqCst);
+    let seen = until("they are read", || Some(view(&daemon)).filter(|view| view["rested_s"].is_null()));
+    assert!(seen["log"].to_string().contains("slab-wake"), "{seen}");
+    until("it is asked for them", || (watched() == 2).then_some(()));
+    daemon.end().expect("it ends");
+    let mut verify = Command::new(&memtier);
+    verify.arg("replay").arg(trace_dir(dir.path())).arg("--verify");
+    output(verify).expect("the recording gives the same decisions");
+}
+
+#[test]
+fn a_rule_may_name_a_script() {
+    let memtier = need!(binary("memtier"));
+    let looks = AtomicU64::new(0);
+    let fake = FakeMemcached::start(move |line, _| healthy(&looks, line, "OK")).expect("a port");
+    let dir = scratch();
+    let rule = format!("cache = [{{ server = '{}', policy = 'slab-automove', compat = '2017' }}]", fake.address());
+    let run = Run { pid: None, config: &rule, options: &QUICK, record: false, cpu: None };
+    let daemon = Daemon::start(&memtier, dir.path(), &run).expect("it runs");
+    let seen = until("it has looked", || Some(view(&daemon)).filter(|view| text(view, "held").contains("by slab-automove")));
+    assert_eq!(text(&seen, "policy"), "slab-automove");
+    assert!(fake.heard().iter().all(|line| !line.starts_with("watch")), "{:?}", fake.heard());
+    daemon.end().expect("it ends");
 }
 
 #[test]

@@ -73,6 +73,14 @@ fn refusals_word_for_word() {
             "[[target]]\ncomm = \"a\"\ncpuset = true\nnuma = false\n",
             &["m.toml:1: target.cpuset says how numa binds, and numa = false or policy = \"watch\" lets it bind nobody: keep one"],
         ),
+        (
+            "[[cache]]\nserver = \"a\"\npolicy = \"autocold\"\n",
+            &["m.toml:3: cache.policy must be one of slab-marginal, slab-extstore, slab-automove, not the string \"autocold\""],
+        ),
+        (
+            "[[cache]]\nserver = \"a\"\ncompat = \"2017\"\n",
+            &["m.toml:1: cache.compat is of a script: name it, policy = \"slab-extstore\" or \"slab-automove\""],
+        ),
         ("[scan]\nperiod_ms = 500\nperiod_ms = 600\n", &["m.toml:3: duplicate key"]),
         // Everything wrong at once, in the order of the lines.
         (

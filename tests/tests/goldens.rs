@@ -140,10 +140,10 @@ fn slab_marginal_acts() {
     };
     let loads = vec![load(1, (0, 20)), load(2, (20, 60))];
     let mut s = Scenario::new("slab-marginal-acts", Span::from_secs(60)).at(50, Change::RestartCache(0));
-    s.caches = vec![CacheSpec { pages: 12, chunks: vec![64, 16], loads, mute: false }];
+    s.caches = vec![CacheSpec { pages: 12, chunks: vec![64, 16], loads, mute: false, headers: None }];
     let mut config = Config::default();
     config.daemon.act = true;
-    config.cache = vec![CacheRule { server: "simulated:0".into(), auth_file: None }];
+    config.cache = vec![CacheRule { server: "simulated:0".into(), ..CacheRule::default() }];
     check(&s, &config);
 }
 

@@ -345,7 +345,11 @@ fn within_budget(shadow: &Shadow, decision: &Decision) -> Result<(), String> {
         let charge = step.charge;
         let bytes = step.action.pages().bytes();
         let honest = match step.action {
-            Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => true,
+            Action::Scan { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => true,
             Action::Arm { .. } => charge.armed >= bytes && charge.syscalls > 0,
             Action::Bind { .. } => charge.moved == Bytes::ZERO && charge.syscalls > 0,
             Action::Deactivate { .. } | Action::MovePages { .. } | Action::Migrate { .. } => {
@@ -412,7 +416,7 @@ fn idles_where_blind(shadow: &Shadow, decision: &Decision) -> Result<(), String>
         _ => shadow.sight(s) != Sight::Seeing,
     };
     let acts = |by| match by {
-        PolicyId::SlabMarginal => [].as_slice(),
+        PolicyId::SlabMarginal | PolicyId::SlabExtstore | PolicyId::SlabAutomove => [].as_slice(),
         PolicyId::Watch => &[Source::Walker],
         PolicyId::Arm => &[Source::Procs, Source::Walker, Source::Host, Source::Psi, Source::Reclaim],
         PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier => {

@@ -5,7 +5,9 @@ use memtier::compat::slab::{ClassStats, Mode, Mover, Sample as Counters, Script,
 use memtier::config::{CacheRule, Config};
 use memtier::plan::{Decision, Governor};
 use memtier::sim::{CacheSim, CacheSpec, Change, Faults, Load, Scenario, Traffic, Turn, World, drive};
-use memtier::vocab::{Action, CacheLook, CacheTold, ClassId, Event, Guard, Place, Rule, Sample, ServerId, Span, Stamped, Time};
+use memtier::vocab::{
+    Action, CacheLook, CacheTold, ClassId, Event, Guard, Place, PolicyId, Rule, Sample, ServerId, Span, Stamped, Time,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,13 +19,13 @@ fn load(class: u8, traffic: Traffic, keys: u64, per_s: u64, (from, until): (u64,
 }
 
 fn spec(pages: u64, loads: Vec<Load>) -> CacheSpec {
-    CacheSpec { pages, chunks: CHUNKS.to_vec(), loads, mute: false }
+    CacheSpec { pages, chunks: CHUNKS.to_vec(), loads, mute: false, headers: None }
 }
 
 fn config(act: bool, servers: usize) -> Config {
     let mut config = Config::default();
     config.daemon.act = act;
-    config.cache = (0..servers).map(|n| CacheRule { server: format!("simulated:{n}"), auth_file: None }).collect();
+    config.cache = (0..servers).map(|n| CacheRule { server: format!("simulated:{n}"), ..CacheRule::default() }).collect();
     config
 }
 
@@ -33,9 +35,10 @@ fn scenario(caches: Vec<CacheSpec>, secs: u64) -> Scenario {
     scenario
 }
 
-/// Misses of each ten seconds.
+/// Misses and reads of flash of each ten seconds.
 struct Run {
     misses: Vec<u64>,
+    reads: Vec<u64>,
     moved: u64,
     pages: Vec<u64>,
 }
@@ -45,15 +48,20 @@ const STEP: u64 = 10;
 fn marginal(spec: &CacheSpec, secs: u64) -> Run {
     let mut world = World::new(1, &scenario(vec![spec.clone()], secs), &config(true, 1));
     let mut governor = Governor::new();
-    let (began, mut misses, mut before) = (world.now(), Vec::new(), 0);
+    let (began, mut misses, mut reads) = (world.now(), Vec::new(), Vec::new());
     for step in 1..=secs / STEP {
         drive(&mut world, &mut governor, began.after(Span::from_secs(step * STEP)), |_, _| {});
         let cache = world.cache(0).expect("a server");
-        misses.push(cache.misses - before);
-        before = cache.misses;
+        misses.push(cache.misses);
+        reads.push(cache.flash_reads);
     }
     let cache = world.cache(0).expect("a server");
-    Run { misses, moved: cache.moved, pages: cache.pages().0 }
+    Run { misses: each(&misses), reads: each(&reads), moved: cache.moved, pages: cache.pages().0 }
+}
+
+/// Of totals.
+fn each(totals: &[u64]) -> Vec<u64> {
+    totals.iter().scan(0, |before, total| Some(total - std::mem::replace(before, *total))).collect()
 }
 
 fn counters(look: &CacheLook) -> Counters {
@@ -78,36 +86,45 @@ fn counters(look: &CacheLook) -> Counters {
 fn other(spec: &CacheSpec, secs: u64, moves: bool) -> Run {
     let began = Time(1_000_000_000_000);
     let mut cache = CacheSim::new(spec, 1, began);
-    let mut mover = Mover::new(Settings { mode: Mode::Repaired, script: Script::Plain, window: 30, ratio: 0.8 });
-    let (mut misses, mut before) = (Vec::new(), 0);
+    let size = cache.server("").flash_from;
+    let script = if spec.headers.is_some() { Script::Extstore { free: 0.005, size } } else { Script::Plain };
+    let mut mover = Mover::new(Settings { mode: Mode::Repaired, script, window: 30, ratio: 0.8 });
+    let (mut misses, mut reads) = (Vec::new(), Vec::new());
     for quarter in 0..secs * 4 {
         let now = began.after(Span::from_millis(quarter * 250));
         cache.serve(now, Span::from_millis(250));
         cache.batch(Span::from_millis(250));
         if moves && quarter % 4 == 3 {
             let pass = mover.look(counters(&cache.look(now)), Duration::from_secs(quarter / 4)).expect("sound counters");
+            pass.targets.iter().for_each(|(class, chunks)| cache.keep_free(*class, *chunks));
             if let Some(due) = pass.decision {
                 let _ = cache.reassign(due.from, due.to);
             }
         }
         if (quarter + 1) % (4 * STEP) == 0 {
-            misses.push(cache.misses - before);
-            before = cache.misses;
+            misses.push(cache.misses);
+            reads.push(cache.flash_reads);
         }
     }
-    Run { misses, moved: cache.moved, pages: cache.pages().0 }
+    Run { misses: each(&misses), reads: each(&reads), moved: cache.moved, pages: cache.pages().0 }
 }
 
-/// Misses from one second to another: ours, of the server's own mover, of none.
+/// Misses, and a tenth of reads of flash, from one second to another: ours, of the server's own mover, of none.
 fn compare(name: &str, spec: &CacheSpec, secs: u64, from: u64) -> (Run, [u64; 3]) {
     let [ours, own, none] = [marginal(spec, secs), other(spec, secs, true), other(spec, secs, false)];
-    let sum = |run: &Run| run.misses[(from / STEP) as usize..].iter().sum::<u64>();
+    let of = |series: &[u64]| series[(from / STEP) as usize..].iter().sum::<u64>();
+    let sum = |run: &Run| of(&run.misses) + of(&run.reads) / 10;
     let sums = [sum(&ours), sum(&own), sum(&none)];
     println!(
         "{name}: misses {sums:?}, moved {} {} , pages {:?} {:?} {:?}",
         ours.moved, own.moved, ours.pages, own.pages, none.pages
     );
-    println!("  ours {:?}\n  own  {:?}\n  none {:?}", ours.misses, own.misses, none.misses);
+    for (name, run) in [("ours", &ours), ("own", &own), ("none", &none)] {
+        println!("  {name} {:?}", run.misses);
+        if spec.headers.is_some() {
+            println!("    reads of flash {:?}", run.reads);
+        }
+    }
     (ours, sums)
 }
 
@@ -157,6 +174,106 @@ fn what_is_even_stays_as_it_is() {
     assert!(misses * 1000 <= own.min(none) * 1005, "{misses} misses, {own} with the server's own mover, {none} with none");
 }
 
+/// A server whose large items go to flash: 512 headers a page.
+fn on_flash(pages: u64, loads: Vec<Load>) -> CacheSpec {
+    CacheSpec { pages, chunks: vec![512, 32, 16], loads, mute: false, headers: Some(ClassId(1)) }
+}
+
+#[test]
+fn with_flash_a_read_is_weighed_against_a_miss() {
+    // Small items that are not on flash beside large ones that are, and then less of those.
+    let loads = vec![
+        load(1, Traffic::Skewed, 16_384, 1500, (0, 80)),
+        load(1, Traffic::Skewed, 16_384, 300, (80, 300)),
+        load(2, Traffic::Skewed, 4096, 500, (0, 300)),
+        load(3, Traffic::Skewed, 2048, 100, (0, 80)),
+        load(3, Traffic::Skewed, 2048, 900, (80, 300)),
+    ];
+    let (ours, [cost, own, none]) = compare("flash", &on_flash(60, loads), 300, 80);
+    let lost: u64 = ours.misses.iter().skip(8).sum();
+    // The script reads flash less: it gives class 3 pages while its items come in, by their age (docs/policies/slab-marginal.md).
+    assert!(cost * 2 < none && cost * 4 < own * 5, "{cost} misses, {own} with the extstore script, {none} with none");
+    assert!(lost < 5000, "{lost} of them misses");
+}
+
+#[test]
+fn with_flash_headers_get_what_they_need() {
+    let loads = vec![load(2, Traffic::Even, 6000, 1000, (0, 300)), load(3, Traffic::Even, 6000, 500, (60, 300))];
+    let (_, [ours, own, none]) = compare("headers", &on_flash(40, loads), 300, 120);
+    assert!(ours <= own.min(none), "{ours} misses, {own} with the extstore script, {none} with none");
+}
+
+/// Milliseconds at which the streams were closed and opened, and pages asked for after the second `from`.
+fn watched(decisions: &[Decision], from: u64) -> (Vec<(u64, bool)>, usize) {
+    let began = Time(1_000_000_000_000);
+    let steps = || decisions.iter().flat_map(|d| d.plan.iter().map(move |step| (d.at.since(began).as_millis(), &step.action)));
+    let sets = steps().filter_map(|(at, action)| if let Action::SetWatch { on, .. } = action { Some((at, *on)) } else { None });
+    (sets.collect(), steps().filter(|(at, action)| *at >= from * 1000 && matches!(action, Action::MoveSlabPage { .. })).count())
+}
+
+#[test]
+fn the_records_of_a_steady_server_rest_until_its_traffic_turns() {
+    let loads = vec![
+        load(1, Traffic::Skewed, 8192, 1500, (0, 300)),
+        load(2, Traffic::Skewed, 4096, 1500, (0, 200)),
+        load(3, Traffic::Skewed, 2048, 1500, (200, 300)),
+    ];
+    let mut config = config(true, 1);
+    (config.caches.rest_after_s, config.caches.rest_s) = (30, 3600);
+    let spec = spec(40, loads);
+    let (events, decisions, world) = run(1, &scenario(vec![spec.clone()], 300), &config);
+    let (sets, moved) = watched(&decisions, 200);
+    println!("{sets:?}, {moved} moved after the turn, {} misses", world.cache(0).expect("a server").misses);
+    let first = sets.first().copied().expect("its records rest");
+    assert!((30_000..200_000).contains(&first.0) && !first.1, "{sets:?}");
+    assert!(sets.iter().any(|&(at, on)| on && (200_000..210_000).contains(&at)), "{sets:?}");
+    assert!(moved > 0);
+    let records =
+        events.iter().filter(|e| matches!(&e.event, Event::Sample(Sample::Cache(s)) if matches!(s.told, CacheTold::Evictions(_))));
+    let unread = records
+        .filter(|e| sets.iter().rfind(|(at, _)| *at < e.at.since(Time(1_000_000_000_000)).as_millis()).is_some_and(|s| !s.1));
+    assert_eq!(unread.count(), 0);
+    // What the rest cost, beside a server that is always watched.
+    config.caches.rest_after_s = 0;
+    let (_, decisions, always) = run(1, &scenario(vec![spec.clone()], 300), &config);
+    assert_eq!(watched(&decisions, 0).0, []);
+    let misses = |world: &World| world.cache(0).expect("a server").misses;
+    assert!(misses(&world) * 100 <= misses(&always) * 103, "{} and {} misses", misses(&world), misses(&always));
+    assert!(misses(&world) < other(&spec, 300, false).misses.iter().sum::<u64>());
+}
+
+#[test]
+fn records_are_read_once_in_a_while() {
+    let loads = vec![load(1, Traffic::Skewed, 8192, 1500, (0, 300)), load(2, Traffic::Skewed, 4096, 1500, (0, 300))];
+    let mut config = config(false, 1);
+    (config.caches.rest_after_s, config.caches.rest_s, config.caches.hysteresis_permil) = (20, 60, 10_000);
+    let (_, decisions, _) = run(1, &scenario(vec![spec(40, loads)], 300), &config);
+    let (sets, _) = watched(&decisions, 0);
+    let wakes: Vec<u64> = sets.windows(2).filter(|pair| !pair[0].1 && pair[1].1).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!(wakes.len() >= 2 && wakes.iter().all(|after| (60_000..61_000).contains(after)), "{sets:?}");
+}
+
+#[test]
+fn scripts_decide_in_the_pipeline() {
+    let shift = vec![load(1, Traffic::Skewed, 4096, 2000, (0, 60)), load(2, Traffic::Skewed, 2048, 2000, (60, 240))];
+    let flash = vec![load(2, Traffic::Skewed, 4096, 1000, (0, 240)), load(3, Traffic::Skewed, 2048, 1000, (60, 240))];
+    for (policy, spec) in [(PolicyId::SlabAutomove, spec(40, shift)), (PolicyId::SlabExtstore, on_flash(60, flash))] {
+        let mut config = config(true, 1);
+        config.cache[0].policy = Some(policy);
+        let (_, decisions, world) = run(1, &scenario(vec![spec.clone()], 240), &config);
+        let steps: Vec<_> = decisions.iter().flat_map(|d| &d.plan).filter(|step| step.action.server().is_some()).collect();
+        assert!(steps.iter().all(|step| step.by == policy && !matches!(step.action, Action::SetWatch { .. })), "{policy}");
+        let free = steps.iter().filter(|step| matches!(step.action, Action::SetFree { .. })).count();
+        assert_eq!(free > 0, policy == PolicyId::SlabExtstore);
+        // What the script alone makes of it, whose looks come at other moments.
+        let (cache, alone) = (world.cache(0).expect("a server"), other(&spec, 240, true));
+        let cost = |misses: u64, reads: u64| misses * 10 + reads;
+        let costs = [cost(cache.misses, cache.flash_reads), cost(alone.misses.iter().sum(), alone.reads.iter().sum())];
+        println!("{policy}: {costs:?}, moved {} {}", cache.moved, alone.moved);
+        assert!(cache.moved > 0 && costs[0].abs_diff(costs[1]) * 20 <= costs[1], "{policy}: {costs:?}");
+    }
+}
+
 fn loads() -> impl Strategy<Value = Vec<Load>> {
     let traffic = prop_oneof![Just(Traffic::Skewed), Just(Traffic::Even), Just(Traffic::Scan)];
     let one = (1u8..=3, traffic, 16u64..4096, 50u64..1500, (0u64..80, 5u64..80), proptest::option::of(1u64..20));
@@ -165,6 +282,15 @@ fn loads() -> impl Strategy<Value = Vec<Load>> {
         ..load(class, traffic, keys, per_s, (from, from + long))
     });
     prop::collection::vec(one, 1..6)
+}
+
+/// Who decides, whether as in 2017, and after how many seconds records rest.
+fn rules() -> impl Strategy<Value = (Option<PolicyId>, Option<String>, u64)> {
+    let scripts = (prop_oneof![Just(PolicyId::SlabExtstore), Just(PolicyId::SlabAutomove)], any::<bool>());
+    prop_oneof![
+        prop_oneof![Just(0), 1u64..60].prop_map(|rest| (None, None, rest)),
+        scripts.prop_map(|(policy, compat)| (Some(policy), compat.then(|| "2017".to_owned()), 0)),
+    ]
 }
 
 fn run(seed: u64, scenario: &Scenario, config: &Config) -> (Vec<Stamped>, Vec<Decision>, World) {
@@ -216,7 +342,7 @@ impl Known {
             let Action::MoveSlabPage { from, to, .. } = step.action else { continue };
             let look = self.looks.get(&server).ok_or("a move before any look")?;
             let pages = |place| match place {
-                Place::Pool => 0,
+                Place::Pool => look.pool + 1,
                 Place::Class(id) => look.classes.iter().find(|c| c.class == id).map_or(0, |c| c.pages),
             };
             if pages(from) <= 2 || from == to {
@@ -232,13 +358,18 @@ proptest! {
 
     /// One page of a server at a time, no class below two pages, none lost, none made; and steady once the traffic is over.
     #[test]
-    fn laws(seed in any::<u64>(), one in loads(), two in loads(), pages in 4u64..40, mute in any::<bool>(), busy in 0u64..200, restart in any::<bool>()) {
-        let specs = vec![spec(pages, one), CacheSpec { mute, ..spec(pages, two) }];
+    fn laws(seed in any::<u64>(), one in loads(), two in loads(), pages in 4u64..40, mute in any::<bool>(), busy in 0u64..200, restart in any::<bool>(), how in (rules(), any::<bool>())) {
+        let ((policy, compat, rest), flash) = how;
+        let headers = flash.then_some(ClassId(1));
+        let specs = vec![CacheSpec { headers, ..spec(pages, one) }, CacheSpec { mute, ..spec(pages, two) }];
+        let mut config = config(true, 2);
+        config.caches.rest_after_s = rest;
+        (config.cache[0].policy, config.cache[0].compat) = (policy, compat);
         let mut scenario = scenario(specs, 120).faults(Faults { busy, ..Faults::default() });
         if restart {
             scenario = scenario.at(50, Change::RestartCache(0));
         }
-        let (events, decisions, world) = run(seed, &scenario, &config(true, 2));
+        let (events, decisions, world) = run(seed, &scenario, &config);
         let mut known = Known::default();
         let mut rest = decisions.iter().peekable();
         for event in &events {
@@ -262,15 +393,20 @@ proptest! {
     fn dry_runs_move_nothing(seed in any::<u64>(), one in loads(), pages in 4u64..40) {
         let (_, decisions, world) = run(seed, &scenario(vec![spec(pages, one)], 100), &config(false, 1));
         prop_assert_eq!(world.cache(0).expect("a server").moved, 0);
-        let mut steps = decisions.iter().flat_map(|d| &d.plan).filter(|s| s.action.server().is_some());
+        // Streams are closed and opened all the same: that changes nothing on a server.
+        let watch = |s: &&memtier::vocab::Step| matches!(s.action, Action::SetWatch { .. });
+        let mut steps = decisions.iter().flat_map(|d| &d.plan).filter(|s| s.action.server().is_some() && !watch(s));
         let advice = steps.all(|s| s.guards.contains(&Guard::DryRun) && !matches!(s.action, Action::SetMover { .. }));
         prop_assert!(advice, "a step that would be done");
     }
 
     /// The same stream gives the same decisions, from a checkpoint too.
     #[test]
-    fn the_same_stream_gives_the_same_decisions(seed in any::<u64>(), one in loads(), pages in 4u64..40, cut in any::<prop::sample::Index>()) {
-        let (events, decisions, _) = run(seed, &scenario(vec![spec(pages, one)], 80), &config(true, 1));
+    fn the_same_stream_gives_the_same_decisions(seed in any::<u64>(), one in loads(), pages in 4u64..40, cut in any::<prop::sample::Index>(), rule in rules()) {
+        let mut config = config(true, 1);
+        (config.cache[0].policy, config.cache[0].compat, config.caches.rest_after_s) = rule;
+        let one = CacheSpec { headers: Some(ClassId(1)), ..spec(pages, one) };
+        let (events, decisions, _) = run(seed, &scenario(vec![one], 80), &config);
         let mut governor = Governor::new();
         let mut again = decisions.iter().peekable();
         let cut = cut.index(events.len());

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 /// From the ground up; names in one row may use each other, but for those in `APART`.
 const LAYERS: &[&[&str]] = &[
     &["vocab"],
+    &["compat"],
     &["config"],
     &["model"],
     &["policy", "plan"],
     &["trace"],
     &["sim"],
-    &["compat"],
     &["sys"],
     &["observe", "act"],
     &["daemon"],

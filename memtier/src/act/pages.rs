@@ -148,7 +148,9 @@ impl<C: Calls> Work<'_, C> {
             | Action::MovePages { .. }
             | Action::Migrate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => {
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => {
                 return Err(Stop::Fault("placing by the hands", io::Error::from(io::ErrorKind::Unsupported)));
             }
         };

@@ -90,7 +90,9 @@ impl<D: Diary, C: Placing> Placer<D, C> {
             | Action::PageOut { .. }
             | Action::Deactivate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => Err(Stop::Fault("placing", io::Error::from(io::ErrorKind::Unsupported))),
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => Err(Stop::Fault("placing", io::Error::from(io::ErrorKind::Unsupported))),
         }
     }
 }

@@ -125,7 +125,7 @@ const DEACTIVATE: (&str, &[Way]) = ("deactivate", &[best("process_madvise(MADV_C
 const fn hand(policy: PolicyId) -> Option<(&'static str, &'static [Way])> {
     match policy {
         // A server moves its pages itself when it is told to.
-        PolicyId::Watch | PolicyId::SlabMarginal => None,
+        PolicyId::Watch | PolicyId::SlabMarginal | PolicyId::SlabExtstore | PolicyId::SlabAutomove => None,
         PolicyId::Arm => Some(ARM),
         PolicyId::Slide | PolicyId::Autocold => Some(PAGE_OUT),
         PolicyId::Numa => Some(PLACE),

@@ -166,7 +166,7 @@ pub fn run(common: &Common, args: &Args) -> Ended {
     let Args { config, act, arm, choice, cache, keep_keys, record, eyes } = args;
     choice.pid.iter().try_for_each(|pid| with_memory(*pid))?;
     let flags = [("daemon.act", *act), ("daemon.arm", *arm), ("daemon.all", choice.all), ("caches.keep_keys", *keep_keys)];
-    let caches = cache.iter().map(|address| CacheRule { server: address.to_string(), auth_file: None }).collect();
+    let caches = cache.iter().map(|address| CacheRule { server: address.to_string(), ..CacheRule::default() }).collect();
     let start = Start {
         run_dir: common.run_dir(),
         role: "run",

@@ -240,6 +240,12 @@ tables! {
         fetchers_on_ms: u64 = 1000, 0..=60000, "0";
         /// ... once in this time.
         fetchers_every_s: u64 = 60, 1..=86400, "";
+        /// Records are not read any more when nothing was worth a move for so long: a stream of 4000 evictions a second takes a server 7 % of its CPU time.
+        rest_after_s: u64 = 120, 0..=86400, "0";
+        /// They are read again after this time, ...
+        rest_s: u64 = 1800, 1..=86400, "";
+        /// ... or once this part of requests or evictions, in thousandths, went over to other classes.
+        rest_shift_permil: u64 = 100, 1..=1000, "1000";
         /// Keys of evictions and fetches that are remembered per second and server at most, a sample by their hash.
         sampled_keys_per_s: u64 = 4000, 100..=100000, "";
         /// Keep the sampled keys in recordings as they are, not only their hash.
@@ -256,6 +262,10 @@ tables! {
         least_gain_milli: u64 = 50, 1..=1000000000, "";
         /// Pages that the pool shall hold for bursts, in thousandths of all pages, one at least; it takes only such as earn nothing.
         pool_permil: u64 = 10, 0..=1000, "0";
+        /// What a get that is answered from flash (extstore) costs, in thousandths of a miss; 0: nothing.
+        flash_read_permil: u64 = 100, 0..=1000, "";
+        /// A class that writes to flash keeps this much free, in thousandths of its chunks, a page and a half at least.
+        flash_free_permil: u64 = 5, 0..=500, "";
         /// Watch a server so long before its first page moves.
         warmup_s: u64 = 5, 0..=86400, "0";
         /// No memory of a server's process is paged out for so long after a page of it moved.

@@ -184,8 +184,16 @@ impl Source<'_> {
                 continue;
             };
             match value.get_ref() {
-                DeValue::String(text) => (known.set)(&mut rule, text.to_string()),
-                other => self.problem(at, format!("cache.{} must be a string, not {}", known.name, described(other))),
+                DeValue::String(text) if known.one_of.is_empty() || known.one_of.contains(&&**text) => {
+                    (known.set)(&mut rule, text.to_string());
+                }
+                other if known.one_of.is_empty() => {
+                    self.problem(at, format!("cache.{} must be a string, not {}", known.name, described(other)));
+                }
+                other => {
+                    let allowed = known.one_of.join(", ");
+                    self.problem(at, format!("cache.{} must be one of {allowed}, not {}", known.name, described(other)));
+                }
             }
         }
         rule

@@ -122,7 +122,9 @@ pub fn knobs_markdown() -> String {
          | key | takes | meaning |\n|---|---|---|\n",
     );
     for key in cache::KEYS {
-        writeln!(out, "| `{}` | string | {} |", key.name, key.meaning).expect(INFALLIBLE);
+        let quoted = key.one_of.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+        let takes = if key.one_of.is_empty() { "string" } else { quoted.as_str() };
+        writeln!(out, "| `{}` | {takes} | {} |", key.name, key.meaning).expect(INFALLIBLE);
     }
     out
 }

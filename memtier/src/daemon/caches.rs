@@ -13,11 +13,13 @@ use super::lock::Lock;
 use crate::compat::slab::Sample as Counters;
 use crate::config::{CacheRule, Config};
 use crate::observe::Observer as _;
-use crate::observe::memcached::{Address, CacheEyes, Command, Connection, Lever, Manner, Poke, Server, Stats, Table, TalkError};
+use crate::observe::memcached::{
+    Address, Answer, CacheEyes, Command, Connection, Lever, Manner, Poke, Server, Stats, Table, TalkError,
+};
 use crate::sys::clock::boottime;
 use crate::vocab::{
-    Action, Amount, CacheSample, CacheTold, ClassId, End, Event, Fault, Guard, Outcome, Pages, Place, Reply, Sample, ServerId,
-    ServerLife, Source, Step,
+    Action, Amount, CacheSample, CacheTold, ClassId, End, Event, Fault, Guard, Outcome, Pages, Place, PolicyId, Reply, Sample,
+    ServerId, ServerLife, Source, Step,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,19 +96,19 @@ impl Caches {
 
     /// Brings what is watched to what the configuration says; servers that stay as they are are left alone.
     pub fn apply(&self, config: &Config) {
-        let (manner, patience) = (manner(config), Duration::from_millis(config.caches.timeout_ms));
+        let patience = Duration::from_millis(config.caches.timeout_ms);
         let mut watched = self.0.watched.lock().unwrap_or_else(PoisonError::into_inner);
         self.sight(!config.cache.is_empty());
         watched.retain(|id, old| {
-            let same = config.cache.get(usize::from(id.0)) == Some(&old.rule);
-            same && old.manner == manner && old.post.server.patience == patience
+            let same = |rule: &&CacheRule| **rule == old.rule && old.manner == manner(config, rule);
+            config.cache.get(usize::from(id.0)).filter(same).is_some() && old.post.server.patience == patience
         });
         for (id, rule) in (0..).map(ServerId).zip(&config.cache) {
             if watched.contains_key(&id) {
                 continue;
             }
             match server(rule, patience) {
-                Ok(server) => drop(watched.insert(id, self.watch(id, rule, server, manner))),
+                Ok(server) => drop(watched.insert(id, self.watch(id, rule, server, manner(config, rule)))),
                 Err(why) => self.tell(id, why),
             }
         }
@@ -151,7 +153,7 @@ impl Caches {
     pub async fn carry_out(&self, step: &Step) -> Outcome {
         let began = boottime();
         let (moved, end) = match self.post(step) {
-            Some(post) => match self.at(&post, step).await {
+            Some(post) => match self.at_server(&post, step).await {
                 Ok(()) => (1, End::Done),
                 Err(end) => (0, end),
             },
@@ -164,6 +166,22 @@ impl Caches {
     fn post(&self, step: &Step) -> Option<Arc<Post>> {
         let watched = self.0.watched.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(&watched.get(&step.action.server()?)?.post))
+    }
+
+    async fn at_server(&self, post: &Post, step: &Step) -> Result<(), End> {
+        match step.action {
+            Action::SetWatch { on, .. } => watch(post, step, on).await,
+            Action::Scan { .. }
+            | Action::Arm { .. }
+            | Action::PageOut { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::MovePages { .. }
+            | Action::Migrate { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::SetFree { .. } => self.at(post, step).await,
+        }
     }
 
     async fn at(&self, post: &Post, step: &Step) -> Result<(), End> {
@@ -179,13 +197,15 @@ impl Caches {
         let end = match &step.action {
             Action::MoveSlabPage { from, to, .. } => move_page(&mut connection, step, *from, *to).await,
             Action::SetMover { mode, .. } => self.set_mover(post, &mut connection, step, *mode).await,
+            Action::SetFree { chunks, .. } => self.set_free(post, &mut connection, step, chunks).await,
             Action::Scan { .. }
             | Action::Arm { .. }
             | Action::PageOut { .. }
             | Action::Deactivate { .. }
             | Action::Bind { .. }
             | Action::MovePages { .. }
-            | Action::Migrate { .. } => Err(Trouble::Ends(failed(step, "it is not about a server"))),
+            | Action::Migrate { .. }
+            | Action::SetWatch { .. } => Err(Trouble::Ends(failed(step, "it is not about a server"))),
         };
         let end = match end {
             Ok(()) => Ok(()),
@@ -200,6 +220,39 @@ impl Caches {
             tracing::debug!(server = %post.server.address, "no look after a step");
         }
         end
+    }
+
+    /// The log knows how to put them back before they change.
+    async fn set_free(
+        &self,
+        post: &Post,
+        connection: &mut Connection,
+        step: &Step,
+        chunks: &[(ClassId, u64)],
+    ) -> Result<(), Trouble> {
+        let [general] = connection.tables([Table::General]).await?;
+        let life = same_life(step, &general)?;
+        still_meant(step)?;
+        let (address, auth_file) = (post.server.address.to_string(), post.auth_file.clone());
+        let (footprint, all) = (self.0.footprint.clone(), chunks.to_vec());
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut footprint = footprint.lock();
+            footprint.outlived(&address, life)?;
+            all.into_iter().try_for_each(|(class, chunks)| {
+                let (server, auth_file) = (address.clone(), auth_file.clone());
+                let setting = ServerSetting { server, auth_file, life, what: What::FreeMemchunks(class) };
+                footprint.announce(&setting, None, &chunks.to_string())
+            })
+        });
+        let kept = kept.await.map_err(|error| failed(step, &error.to_string())).map_err(Trouble::Ends)?;
+        kept.map_err(|error| Trouble::Ends(failed(step, &error.to_string())))?;
+        let orders: Vec<Command> =
+            chunks.iter().map(|(class, chunks)| Command::Set(Lever::FreeMemchunks(*class, *chunks))).collect();
+        let refused = connection.talk(&orders).await?.into_iter().find_map(|answer| match answer {
+            Answer::Said(said) if said.reply != Reply::Ok => Some(said.line),
+            Answer::Said(_) | Answer::Stats(_) => None,
+        });
+        refused.map_or(Ok(()), |line| Err(Trouble::Ends(failed(step, &line))))
     }
 
     /// The log knows how to put it back before it changes.
@@ -236,6 +289,18 @@ impl Caches {
     }
 }
 
+/// Whoever looks at the server has the streams; nothing changes on it.
+async fn watch(post: &Post, step: &Step, on: bool) -> Result<(), End> {
+    let guard =
+        step.guards.iter().find_map(|guard| if let Guard::SameLife { life, .. } = guard { Some((guard, *life)) } else { None });
+    let (guard, life) = guard.ok_or_else(|| failed(step, "it names no life of the server"))?;
+    match timeout(post.server.patience * 2, post.poke.watch(on, life)).await {
+        Ok(Some(true)) => Ok(()),
+        Ok(Some(false)) => Err(End::Skipped(guard.clone())),
+        Ok(None) | Err(_) => Err(failed(step, "it cannot be looked at")),
+    }
+}
+
 enum Trouble {
     Ends(End),
     Talk(TalkError),
@@ -247,13 +312,14 @@ impl From<TalkError> for Trouble {
     }
 }
 
-fn manner(config: &Config) -> Manner {
-    let knobs = &config.caches;
+/// A script goes by counters alone.
+fn manner(config: &Config, rule: &CacheRule) -> Manner {
+    let (knobs, reads) = (&config.caches, rule.policy() == PolicyId::SlabMarginal);
     Manner {
         period: Duration::from_millis(knobs.period_ms),
         retry_most: Duration::from_millis(knobs.retry_most_ms),
-        evictions: knobs.watch_evictions,
-        fetchers_on: Duration::from_millis(knobs.fetchers_on_ms),
+        evictions: knobs.watch_evictions && reads,
+        fetchers_on: Duration::from_millis(if reads { knobs.fetchers_on_ms } else { 0 }),
         fetchers_every: Duration::from_secs(knobs.fetchers_every_s),
         keys_per_s: knobs.sampled_keys_per_s,
         keep_keys: knobs.keep_keys,
@@ -274,7 +340,7 @@ async fn move_page(connection: &mut Connection, step: &Step, from: Place, to: Pl
     let [general, slabs] = connection.tables([Table::General, Table::Slabs]).await?;
     same_life(step, &general)?;
     still_meant(step)?;
-    let (moved, pages) = (counter(&general, "slabs_moved"), pages_of(&slabs, from));
+    let (moved, pages) = (counter(&general, "slabs_moved"), pages_of(&general, &slabs, from));
     let said = connection.order(Command::Reassign { from: Some(from), to }).await?;
     if said.reply != Reply::Ok {
         return Err(Trouble::Ends(failed(step, &said.line)));
@@ -287,7 +353,7 @@ async fn move_page(connection: &mut Connection, step: &Step, from: Place, to: Pl
         same_life(step, &general)?;
         if counter(&general, "slabs_moved") > moved && counter(&general, "slab_reassign_running") == 0 {
             let [slabs] = connection.tables([Table::Slabs]).await?;
-            let went = pages_of(&slabs, from) < pages;
+            let went = pages_of(&general, &slabs, from) < pages;
             return if went { Ok(()) } else { Err(Trouble::Ends(End::Partial("another page moved than was asked for".into()))) };
         }
         if Instant::now() > over {
@@ -301,10 +367,10 @@ fn counter(stats: &Stats, name: &str) -> u64 {
     stats.get(name).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-fn pages_of(slabs: &Stats, place: Place) -> u64 {
+fn pages_of(general: &Stats, slabs: &Stats, place: Place) -> u64 {
     match place {
         Place::Class(ClassId(id)) => counter(slabs, &format!("{id}:total_pages")),
-        Place::Pool => 0,
+        Place::Pool => counter(general, "slab_global_page_pool"),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What GET /v1/caches answers, of the planner's own state.
 
 use super::views::{CacheView, CachesView, ClassView, MoveView};
+use crate::config::CacheRule;
 use crate::model::{Cache, Sight};
 use crate::plan::{Governor, Served};
-use crate::vocab::{Action, CacheStream, Place, PolicyId, ServerId, Span, Subject, Time};
+use crate::policy::{slab_gains, slab_loss};
+use crate::vocab::{Action, CacheStream, Place, ServerId, Span, Subject, Time};
 use std::collections::VecDeque;
 
 /// Steps shown, the latest.
@@ -11,10 +13,10 @@ const MOST_LINES: usize = 12;
 
 pub fn view(governor: &Governor, now: Time) -> CachesView {
     let rules = (0..).map(ServerId).zip(&governor.config().cache);
-    CachesView { servers: rules.map(|(id, rule)| server(governor, now, id, &rule.server)).collect() }
+    CachesView { servers: rules.map(|(id, rule)| server(governor, now, id, rule)).collect() }
 }
 
-fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheView {
+fn server(governor: &Governor, now: Time, id: ServerId, rule: &CacheRule) -> CacheView {
     let nothing = Cache::default();
     let cache = governor.models().caches.get(id).unwrap_or(&nothing);
     let config = governor.config();
@@ -34,15 +36,15 @@ fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheV
         (server == id).then(|| MoveView { from: number(from), to: number(to) })
     });
     let held = governor.journal().holds().find(|hold| hold.what.subject == Subject::Cache(id));
-    let idle = governor.journal().idles().find(|idle| idle.what.policy == PolicyId::SlabMarginal);
+    let idle = governor.journal().idles().find(|idle| idle.what.policy == rule.policy());
     CacheView {
         id: id.0,
-        server: address.to_owned(),
+        server: rule.server.clone(),
         version: cache.server.version.clone(),
         pid: cache.server.life.map(|life| life.pid),
         blind,
         lacks: lacks.filter_map(|stream| Some(format!("{stream}: {}", cache.lacks(stream)?))).collect(),
-        policy: PolicyId::SlabMarginal.name().to_owned(),
+        policy: rule.policy().name().to_owned(),
         acts: config.daemon.act && config.caches.enabled,
         pages: cache.pages(),
         pool: cache.look.pool,
@@ -50,6 +52,7 @@ fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheV
         moving,
         events: cache.records,
         lost: cache.lost,
+        rested_s: cache.rest().map(|rest| now.since(rest.since).as_secs()),
         held: held.map(|hold| hold.what.to_string()).or_else(|| idle.map(|idle| idle.what.to_string())),
         classes: classes(governor, cache, served, now),
         log: log(governor, id),
@@ -58,7 +61,7 @@ fn server(governor: &Governor, now: Time, id: ServerId, address: &str) -> CacheV
 
 fn classes(governor: &Governor, cache: &Cache, served: Option<&Served>, now: Time) -> Vec<ClassView> {
     let knobs = &governor.config().caches;
-    let (window, payback) = (Span::from_secs(knobs.window_s), Span::from_secs(knobs.payback_s));
+    let window = Span::from_secs(knobs.window_s);
     let all: Vec<_> = cache.classes().map(|(id, class)| (id, class, class.rates(now, window))).collect();
     let share = |part: u64, whole: u64| part.saturating_mul(1000) / whole.max(1);
     let (pages, items) = (cache.pages(), all.iter().map(|(_, class, _)| class.now.items).sum());
@@ -66,7 +69,7 @@ fn classes(governor: &Governor, cache: &Cache, served: Option<&Served>, now: Tim
     let oldest = all.iter().map(|(_, class, _)| class.now.age).max().unwrap_or(0);
     let view = |(id, class, rates): &(_, &crate::model::caches::Class, crate::model::caches::Rates)| {
         let told = served.map(|served| served.told(Place::Class(*id))).unwrap_or_default();
-        let gain = class.gains(now, window, pages).into_iter().map(|gain| gain.milli).max();
+        let gain = slab_gains(cache, class, knobs, now, pages).into_iter().map(|gain| gain.milli).max();
         ClassView {
             class: id.0,
             chunk_size: class.now.chunk_size,
@@ -81,7 +84,7 @@ fn classes(governor: &Governor, cache: &Cache, served: Option<&Served>, now: Tim
             evictions_permil: share(rates.evictions, evictions),
             hits_per_s: rates.hits,
             sets_per_s: rates.sets,
-            loss_milli: cache.loss(class, now, window, payback).milli,
+            loss_milli: slab_loss(cache, class, knobs, now).milli,
             gain_milli: gain.unwrap_or(0),
             confidence_permil: class.confidence(now, window).0,
             near_permil: cache.reuse().hits_within(*id, class.chunks() / 2).map(|(near, _)| near.0),

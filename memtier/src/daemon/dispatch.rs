@@ -142,7 +142,7 @@ impl Dispatch {
             Action::Scan { .. } => &self.walker,
             Action::Arm { .. } | Action::PageOut { .. } | Action::Deactivate { .. } => &self.hands,
             Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => &self.placer,
-            Action::MoveSlabPage { .. } | Action::SetMover { .. } => {
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {
                 let (hand, stopping) = (Arc::clone(&self.servers.hand), Arc::clone(&self.stopping));
                 return drop(self.servers.runtime.spawn(at_server(hand, Job { step, ticket }, stopping)));
             }
@@ -244,7 +244,7 @@ const fn slice_for(action: &Action, marks: bool) -> Slice {
         Action::Arm { .. } => Slice::Ordinary,
         Action::PageOut { .. } | Action::Deactivate { .. } => Slice::Ordinary,
         Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => Slice::Ordinary,
-        Action::MoveSlabPage { .. } | Action::SetMover { .. } => Slice::Ordinary,
+        Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => Slice::Ordinary,
     }
 }
 

@@ -275,7 +275,9 @@ impl Live {
             | Action::MovePages { .. }
             | Action::Migrate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => {
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => {
                 self.log.say(outcome.ended, format!("{} {outcome}", outcome.ended));
                 self.used.note(self.governor.ledger().used().swap_written, outcome.ended);
             }

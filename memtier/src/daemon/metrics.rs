@@ -31,7 +31,12 @@ impl Tally {
             Action::Arm { .. } => self.armed = self.armed.saturating_add(pages.bytes()),
             Action::MovePages { .. } | Action::Migrate { .. } => self.placed = self.placed.saturating_add(pages.bytes()),
             Action::MoveSlabPage { .. } => self.slab_pages = self.slab_pages.saturating_add(pages.0),
-            Action::Scan { .. } | Action::Deactivate { .. } | Action::Bind { .. } | Action::SetMover { .. } => {}
+            Action::Scan { .. }
+            | Action::Deactivate { .. }
+            | Action::Bind { .. }
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => {}
         }
     }
 }

@@ -150,6 +150,9 @@ pub struct CacheView {
     /// Records of its streams that were read, and that are known to be lost.
     pub events: u64,
     pub lost: u64,
+    /// For so long none are read, while it rests.
+    #[serde(default)]
+    pub rested_s: Option<u64>,
     /// Why no page moves right now.
     pub held: Option<String>,
     pub classes: Vec<ClassView>,

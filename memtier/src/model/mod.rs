@@ -83,6 +83,8 @@ impl Models {
             // The look that follows tells.
             Action::MoveSlabPage { .. }
             | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. }
             | Action::Scan { .. }
             | Action::Arm { .. }
             | Action::PageOut { .. }

@@ -77,7 +77,11 @@ fn emit(view: &View<'_>, id: StepId, proposal: Proposal) -> Step {
     };
     let calm = Guard::Calm { most_avg10: u32::try_from(view.config.brake.memory_some_centipercent).unwrap_or(u32::MAX) };
     match action {
-        Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => {}
+        Action::Scan { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => {}
         Action::Arm { .. } | Action::Deactivate { .. } => guards.push(calm),
         Action::PageOut { .. } => guards.extend([calm, Guard::SwapFree { least: Permil(view.config.budget.swap_free_permil) }]),
         Action::Bind { .. } => {}
@@ -92,7 +96,10 @@ fn emit(view: &View<'_>, id: StepId, proposal: Proposal) -> Step {
 fn stale(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
     let proc = match proposal.action {
         Action::Scan { .. } => return None,
-        Action::MoveSlabPage { server, .. } | Action::SetMover { server, .. } => return stale_look(view, server),
+        Action::MoveSlabPage { server, .. }
+        | Action::SetMover { server, .. }
+        | Action::SetWatch { server, .. }
+        | Action::SetFree { server, .. } => return stale_look(view, server),
         Action::Arm { proc, .. }
         | Action::PageOut { proc, .. }
         | Action::Deactivate { proc, .. }
@@ -138,7 +145,9 @@ fn unsettled(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
         | Action::MovePages { .. }
         | Action::Migrate { .. }
         | Action::MoveSlabPage { .. }
-        | Action::SetMover { .. } => return None,
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => return None,
     };
     let (since, settle) = (view.now.since(view.ledger.slab_moved(proc)?), Span::from_secs(view.config.caches.settle_s));
     (since < settle).then(|| {
@@ -158,7 +167,8 @@ fn busy(in_flight: &BTreeMap<StepId, Flight>, proposal: &Proposal) -> Option<Rea
             Action::Arm { .. } => 1,
             Action::PageOut { .. } | Action::Deactivate { .. } => 2,
             Action::Bind { .. } | Action::MovePages { .. } | Action::Migrate { .. } => 3,
-            Action::MoveSlabPage { .. } | Action::SetMover { .. } => 4,
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetFree { .. } => 4,
+            Action::SetWatch { .. } => 5,
         }
     }
     let apart = |one: u8, other: u8| one == other || (one.min(other), one.max(other)) == (2, 4);
@@ -191,7 +201,9 @@ impl Room {
     /// Cuts the proposal to what is left; the limit that leaves nothing is the refusal.
     fn fit(&self, view: &View<'_>, mut proposal: Proposal) -> Result<Proposal, Reason> {
         let caps = match proposal.action {
-            Action::Scan { .. } | Action::SetMover { .. } => return Ok(proposal),
+            Action::Scan { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {
+                return Ok(proposal);
+            }
             Action::MoveSlabPage { server, .. } => return slab_pages(view, server).map_or(Ok(proposal), Err),
             Action::Arm { .. } => vec![self.armed(view)],
             Action::Bind { .. } => Vec::new(),
@@ -415,7 +427,9 @@ fn bind_calls(view: &View<'_>, action: &Action) -> u64 {
         | Action::MovePages { .. }
         | Action::Migrate { .. }
         | Action::MoveSlabPage { .. }
-        | Action::SetMover { .. } => 0,
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => 0,
     }
 }
 
@@ -433,7 +447,9 @@ fn cut(action: &mut Action, most: Pages) {
         | Action::Bind { .. }
         | Action::Migrate { .. }
         | Action::MoveSlabPage { .. }
-        | Action::SetMover { .. } => return,
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => return,
         Action::Arm { ranges, .. }
         | Action::PageOut { ranges, .. }
         | Action::Deactivate { ranges, .. }

@@ -75,7 +75,9 @@ pub fn audit(
             ensure(step.charge.moved > Bytes::ZERO, "it is charged for another amount")?;
             moves(view, in_flight, passed, step, *to)
         }
-        Action::MoveSlabPage { .. } | Action::SetMover { .. } => Err("it names no server".to_owned()),
+        Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {
+            Err("it names no server".to_owned())
+        }
     }
 }
 
@@ -196,7 +198,13 @@ fn placeable(view: &View<'_>, step: &Step) -> Result<(), String> {
     let enabled = match step.by {
         PolicyId::Numa => config.numa.enabled,
         PolicyId::Tier => config.tier.enabled && matches!(step.action, Action::MovePages { .. }),
-        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::SlabMarginal => false,
+        PolicyId::Watch
+        | PolicyId::Arm
+        | PolicyId::Slide
+        | PolicyId::Autocold
+        | PolicyId::SlabMarginal
+        | PolicyId::SlabExtstore
+        | PolicyId::SlabAutomove => false,
     };
     ensure(enabled, "its policy places nobody")
 }
@@ -262,9 +270,14 @@ fn crosses_once(view: &View<'_>, step: &Step, to: NodeId, ranges: &[AddrRange]) 
     let Some(crossed) = view.ledger.crossed(step.action.proc()) else { return Ok(()) };
     let (settle, knob) = match step.by {
         PolicyId::Tier => (view.config.tier.settle_s, "tier.settle_s"),
-        PolicyId::Watch | PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold | PolicyId::Numa | PolicyId::SlabMarginal => {
-            (view.config.numa.settle_s, "numa.settle_s")
-        }
+        PolicyId::Watch
+        | PolicyId::Arm
+        | PolicyId::Slide
+        | PolicyId::Autocold
+        | PolicyId::Numa
+        | PolicyId::SlabMarginal
+        | PolicyId::SlabExtstore
+        | PolicyId::SlabAutomove => (view.config.numa.settle_s, "numa.settle_s"),
     };
     let lately = |at| view.now.since(at) < Span::from_secs(settle);
     let mut blocks = ranges.iter().flat_map(|range| range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
@@ -322,7 +335,9 @@ const fn target(action: &Action) -> Option<NodeId> {
         | Action::Deactivate { .. }
         | Action::Bind { .. }
         | Action::MoveSlabPage { .. }
-        | Action::SetMover { .. } => None,
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => None,
     }
 }
 
@@ -365,7 +380,9 @@ mod tests {
                 Charge { moved, syscalls: 1, ..Charge::default() }
             }
             Action::Bind { .. } | Action::Migrate { .. } => Charge { syscalls: 1, ..Charge::default() },
-            Action::MoveSlabPage { .. } | Action::SetMover { .. } => Charge::default(),
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {
+                Charge::default()
+            }
         };
         Step {
             id: StepId { decision: 1, index: 0 },

@@ -3,7 +3,7 @@
 use super::Flight;
 use crate::model::Cache;
 use crate::policy::View;
-use crate::vocab::{Action, ClassId, Guard, Place, ServerId, Step, StepId};
+use crate::vocab::{Action, ClassId, Guard, Place, PolicyId, ServerId, Span, Step, StepId};
 use std::collections::BTreeMap;
 
 fn ensure(holds: bool, otherwise: &str) -> Result<(), String> {
@@ -26,7 +26,22 @@ pub fn audit(
     let others = in_flight.values().map(|flight| &flight.step).chain(passed);
     ensure(others.into_iter().all(|other| other.action.server() != Some(server)), "another step for the server is under way")?;
     match step.action {
+        Action::MoveSlabPage { from: Place::Pool, to, .. } => {
+            ensure(step.by == PolicyId::SlabExtstore && cache.look.pool >= 2, "the pool needs nobody to give its pages")?;
+            moves(view, cache, server, passed, Place::Pool, to)
+        }
         Action::MoveSlabPage { from, to, .. } => moves(view, cache, server, passed, from, to),
+        Action::SetWatch { on: true, .. } => ensure(cache.rest().is_some(), "its streams are open"),
+        Action::SetWatch { on: false, .. } => {
+            let after = Span::from_secs(view.config.caches.rest_after_s);
+            let moved = view.ledger.served(server).and_then(|served| served.moved_at);
+            ensure(after > Span::ZERO && moved.is_none_or(|at| view.now.since(at) >= after), "a page of it moved just now")?;
+            ensure(cache.told_for(view.now).is_some_and(|told| told >= after), "its streams were not read for long enough")
+        }
+        Action::SetFree { ref chunks, .. } => {
+            ensure(cache.server.extstore, "it has no flash")?;
+            ensure(!chunks.is_empty() && chunks.iter().all(|(id, _)| cache.class(*id).is_some()), "no such class")
+        }
         Action::SetMover { mode, .. } => {
             ensure(mode == 0 && cache.look.automove.is_some_and(|mode| mode != 0), "it has no mover to be stilled")
         }
@@ -41,12 +56,13 @@ pub fn audit(
 }
 
 fn moves(view: &View<'_>, cache: &Cache, server: ServerId, passed: &[Step], from: Place, to: Place) -> Result<(), String> {
-    let Place::Class(source) = from else { return Err("the pool needs nobody to give its pages".to_owned()) };
     ensure(from != to, "it goes nowhere")?;
     ensure(cache.server.reassign, "the server moves no pages")?;
     ensure(!cache.look.moving, "the server moves a page already")?;
     let pages = |id: ClassId| cache.look.classes.iter().find(|class| class.class == id).map(|class| class.pages);
-    ensure(pages(source).is_some_and(|pages| pages > 2), "the class would be left with less than two pages")?;
+    if let Place::Class(source) = from {
+        ensure(pages(source).is_some_and(|pages| pages > 2), "the class would be left with less than two pages")?;
+    }
     if let Place::Class(target) = to {
         ensure(pages(target).is_some(), "no such class")?;
     }

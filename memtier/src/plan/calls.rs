@@ -28,7 +28,11 @@ const TO_TAKE_HOLD: u64 = 8;
 #[must_use]
 pub fn calls(action: &Action, config: &Config) -> u64 {
     let (slice, call, reads, guards) = match action {
-        Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => return 0,
+        Action::Scan { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => return 0,
         Action::Bind { .. } | Action::Migrate { .. } => return TO_TAKE_HOLD,
         Action::MovePages { .. } => (MOVE_SLICE, MOVE_CALL, 2, 2),
         Action::PageOut { .. } => (PAGE_OUT_SLICE, PAGE_OUT_CALL, 2, 2),

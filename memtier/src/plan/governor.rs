@@ -4,7 +4,7 @@
 use super::arbiter::{Verdict, arbitrate};
 use super::audit::audit;
 use super::{Decision, Flight, Journal, Ledger, Report, Selection, Targets};
-use crate::config::{self, Config, KNOBS};
+use crate::config::{self, CacheRule, Config, KNOBS};
 use crate::model::{Models, ProcHeat, Sight};
 use crate::policy::{self, Advice, Policy, Spacing, View};
 use crate::vocab::{
@@ -287,7 +287,14 @@ impl Governor {
         let scans = match self.targets.selection(proc).policy() {
             Some(PolicyId::Slide) => u32::try_from(self.config.slide.scans).unwrap_or(u32::MAX),
             Some(
-                PolicyId::Watch | PolicyId::Arm | PolicyId::Autocold | PolicyId::Numa | PolicyId::Tier | PolicyId::SlabMarginal,
+                PolicyId::Watch
+                | PolicyId::Arm
+                | PolicyId::Autocold
+                | PolicyId::Numa
+                | PolicyId::Tier
+                | PolicyId::SlabMarginal
+                | PolicyId::SlabExtstore
+                | PolicyId::SlabAutomove,
             )
             | None => 0,
         };
@@ -296,13 +303,15 @@ impl Governor {
 
     /// Each look at a server is answered, and whether it can be looked at.
     fn heard(&mut self, at: Time, sample: &CacheSample) {
+        let rule = self.config.cache.get(usize::from(sample.server.0));
+        let policy = rule.map_or(PolicyId::SlabMarginal, CacheRule::policy);
         match &sample.told {
             CacheTold::Met(met) => {
                 self.ledger.met(sample.server, met.life);
-                self.pull(PolicyId::SlabMarginal, at);
+                self.pull(policy, at);
             }
-            CacheTold::Look(_) | CacheTold::Blind { .. } => self.pull(PolicyId::SlabMarginal, at),
-            CacheTold::Evictions(_) | CacheTold::Fetches(_) | CacheTold::Lacks { .. } => {}
+            CacheTold::Look(_) | CacheTold::Blind { .. } => self.pull(policy, at),
+            CacheTold::Evictions(_) | CacheTold::Fetches(_) | CacheTold::Watch { .. } | CacheTold::Lacks { .. } => {}
         }
     }
 
@@ -420,14 +429,16 @@ impl Governor {
         }
         for step in &mut passed {
             match step.action {
-                Action::Scan { .. } | Action::Arm { .. } => {}
+                // Looking, which changes nothing.
+                Action::Scan { .. } | Action::Arm { .. } | Action::SetWatch { .. } => {}
                 Action::PageOut { .. }
                 | Action::Deactivate { .. }
                 | Action::Bind { .. }
                 | Action::MovePages { .. }
                 | Action::Migrate { .. }
                 | Action::MoveSlabPage { .. }
-                | Action::SetMover { .. } => {
+                | Action::SetMover { .. }
+                | Action::SetFree { .. } => {
                     if !self.config.daemon.act {
                         step.guards.push(Guard::DryRun);
                     }
@@ -507,7 +518,9 @@ impl Governor {
             | Action::MovePages { .. }
             | Action::Migrate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => {}
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => {}
         }
         self.in_flight.insert(step.id, Flight { decided: now, step: step.clone() });
     }

@@ -109,7 +109,9 @@ impl Journal {
                 | Action::MovePages { .. }
                 | Action::Migrate { .. }
                 | Action::MoveSlabPage { .. }
-                | Action::SetMover { .. } => turn.steps.push(noted),
+                | Action::SetMover { .. }
+                | Action::SetWatch { .. }
+                | Action::SetFree { .. } => turn.steps.push(noted),
             }
         }
         for hold in &report.holds {

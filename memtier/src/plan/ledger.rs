@@ -362,7 +362,10 @@ impl Ledger {
             | Action::Migrate { proc, .. } => {
                 self.account_mut(proc);
             }
-            Action::MoveSlabPage { server, proc, .. } | Action::SetMover { server, proc, .. } => {
+            Action::MoveSlabPage { server, proc, .. }
+            | Action::SetMover { server, proc, .. }
+            | Action::SetWatch { server, proc, .. }
+            | Action::SetFree { server, proc, .. } => {
                 let page_of = if let Action::MoveSlabPage { from, .. } = step.action { Some(from) } else { None };
                 self.served.entry(server).or_default().begun(now, proc, page_of);
             }
@@ -417,7 +420,9 @@ impl Ledger {
             | Action::Deactivate { .. }
             | Action::Bind { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => return,
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => return,
         };
         if went {
             self.crossed.entry(step.action.proc()).or_default().note(at, to, ranges, missed);
@@ -433,7 +438,7 @@ impl Ledger {
         }
         let account = self.accounts.entry(step.action.proc()).or_default();
         match &step.action {
-            Action::MoveSlabPage { .. } | Action::SetMover { .. } => {}
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetWatch { .. } | Action::SetFree { .. } => {}
             Action::Scan { .. } => match outcome.end {
                 End::Done | End::Partial(_) => account.walk = Span(outcome.done.cpu_ns),
                 // Broken off, it would have taken longer.
@@ -516,7 +521,9 @@ impl Ledger {
             | Action::PageOut { .. }
             | Action::Deactivate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => {}
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => {}
         }
     }
 
@@ -558,7 +565,11 @@ impl Ledger {
 fn really(step: &Step, outcome: &Outcome) -> Charge {
     let done = outcome.done.pages.bytes();
     match step.action {
-        Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => Charge::default(),
+        Action::Scan { .. }
+        | Action::MoveSlabPage { .. }
+        | Action::SetMover { .. }
+        | Action::SetWatch { .. }
+        | Action::SetFree { .. } => Charge::default(),
         Action::Bind { .. } => Charge { syscalls: outcome.done.syscalls, ..Charge::default() },
         Action::Arm { .. } => Charge { armed: done, syscalls: outcome.done.syscalls, ..Charge::default() },
         Action::PageOut { .. } => Charge {

@@ -1,9 +1,9 @@
 //! What was done to one memcached server, and what came of it.
 
 use super::ledger::WINDOW;
-use crate::vocab::{Action, End, Guard, Outcome, Pages, Place, ProcKey, ServerLife, Span, Time};
+use crate::vocab::{Action, ClassId, End, Guard, Outcome, Pages, Place, ProcKey, ServerLife, Span, Time};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// First pause after a step that did nothing; doubles each time, 9 times at most.
 const BACKOFF: Span = Span::from_millis(500);
@@ -35,10 +35,18 @@ pub struct Served {
     /// Steps in a row that did nothing, and why the last one did.
     pub fruitless: u32,
     pub why: String,
+    /// End of the last step about a page, advice too.
+    #[serde(default)]
+    pub paged_at: Option<Time>,
     /// End of the last step that moved a page, or set one off that did not come in time; and how many moved so far.
     pub moved_at: Option<Time>,
     pub moved: u64,
     told: Vec<(Place, Told)>,
+    /// Free chunks that classes were told to keep, and when the last was.
+    #[serde(default)]
+    kept_free: BTreeMap<ClassId, u64>,
+    #[serde(default)]
+    pub freed_at: Option<Time>,
 }
 
 impl Served {
@@ -75,6 +83,12 @@ impl Served {
         self.asked.iter().filter(|(at, of)| *of == place && *at > from).count() as u64
     }
 
+    /// Free chunks that this class was told to keep.
+    #[must_use]
+    pub fn kept_free(&self, class: ClassId) -> Option<u64> {
+        self.kept_free.get(&class).copied()
+    }
+
     pub(super) fn roll(&mut self, now: Time) {
         while self.asked.pop_front_if(|at| now.since(at.0) >= WINDOW).is_some() {}
     }
@@ -101,7 +115,13 @@ impl Served {
                 (self.fruitless, self.why) = (self.fruitless.saturating_add(1), outcome.end.to_string());
             }
         }
+        // A server that does not know it would not know it next time.
+        if let (Action::SetFree { chunks, .. }, End::Done | End::Failed(_)) = (action, &outcome.end) {
+            self.kept_free.extend(chunks.iter().copied());
+            self.freed_at = Some(outcome.ended);
+        }
         let Action::MoveSlabPage { from, to, .. } = action else { return };
+        self.paged_at = Some(outcome.ended);
         if matches!(outcome.end, End::Done | End::Partial(_)) {
             self.moved_at = Some(outcome.ended);
         }

@@ -78,7 +78,12 @@ fn walked<'a>(view: &View<'a>) -> impl Iterator<Item = (ProcKey, &'a ProcHeat)> 
     view.targets.iter().filter_map(|(proc, selection)| {
         match selection.policy()? {
             PolicyId::Arm | PolicyId::Slide | PolicyId::Autocold => {}
-            PolicyId::Watch | PolicyId::Numa | PolicyId::Tier | PolicyId::SlabMarginal => return None,
+            PolicyId::Watch
+            | PolicyId::Numa
+            | PolicyId::Tier
+            | PolicyId::SlabMarginal
+            | PolicyId::SlabExtstore
+            | PolicyId::SlabAutomove => return None,
         }
         let heat = view.models.heat.get(proc)?;
         let walked = heat.scan_at()?;

@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 pub use autocold::refaulting;
 pub use board::gap;
 pub use placement::{Place, far};
+pub use slab::{gains as slab_gains, loss as slab_loss};
 pub use tier::slow_end;
 pub use watch::{Spacing, after_placing, comes_up};
 
@@ -104,8 +105,18 @@ pub trait Policy: Sync {
 
 /// Every policy, in the order of their ids.
 #[must_use]
-pub fn all() -> [&'static dyn Policy; 7] {
-    [&watch::Watch, &arm::Arm, &slide::Slide, &autocold::Autocold, &numa::Numa, &tier::Tier, &slab::SlabMarginal]
+pub fn all() -> [&'static dyn Policy; 9] {
+    [
+        &watch::Watch,
+        &arm::Arm,
+        &slide::Slide,
+        &autocold::Autocold,
+        &numa::Numa,
+        &tier::Tier,
+        &slab::SlabMarginal,
+        &slab::Script(PolicyId::SlabExtstore),
+        &slab::Script(PolicyId::SlabAutomove),
+    ]
 }
 
 impl View<'_> {

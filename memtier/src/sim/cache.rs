@@ -1,7 +1,7 @@
 //! A memcached server that exists only here: classes of pages of chunks, a list of three parts for each, and a page that takes
 //! with it what lies on it. Whoever asks in vain stores what was asked for.
 //!
-//! Deliberately absent: keys and values, memory that is not in pages, hash tables, flash.
+//! Deliberately absent: keys and values, memory that is not in pages, hash tables; flash is as large as it need be.
 
 use super::rng::{Purpose, Rng};
 use crate::vocab::{
@@ -46,6 +46,8 @@ pub struct CacheSpec {
     pub loads: Vec<Load>,
     /// It has no record of evictions.
     pub mute: bool,
+    /// Headers of what is on flash are items of this class; what leaves the classes after it goes there.
+    pub headers: Option<ClassId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ struct SimClass {
     cold: BTreeMap<u64, u64>,
     look: ClassLook,
     batch: Counted,
+    /// It writes to flash while it has fewer chunks free.
+    kept_free: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,9 +105,12 @@ pub struct CacheSim {
     keys: Vec<EvictedKey>,
     scanned: u64,
     pub automove: u8,
+    /// Its record of evictions is read.
+    pub watched: bool,
     pub moved: u64,
     pub hits: u64,
     pub misses: u64,
+    pub flash_reads: u64,
 }
 
 impl CacheSim {
@@ -124,9 +131,11 @@ impl CacheSim {
             keys: Vec::new(),
             scanned: 0,
             automove: 1,
+            watched: true,
             moved: 0,
             hits: 0,
             misses: 0,
+            flash_reads: 0,
             spec: spec.clone(),
         }
     }
@@ -140,7 +149,8 @@ impl CacheSim {
             proc: None,
             reassign: true,
             segmented: true,
-            extstore: false,
+            extstore: self.spec.headers.is_some(),
+            flash_from: self.spec.headers.map_or(0, |class| self.classes[usize::from(class.0) - 1].look.chunk_size + 1),
         }
     }
 
@@ -176,8 +186,37 @@ impl CacheSim {
             self.hits += 1;
             return;
         }
+        if let Some(headers) = self.headers_of(at)
+            && self.classes[headers].hit(now, header(at, key), &mut self.next_stamp)
+        {
+            self.hits += 1;
+            self.flash_reads += 1;
+            return;
+        }
         self.misses += 1;
         self.store(now, at, key, expires);
+    }
+
+    /// Where the headers of a class are that writes to flash.
+    fn headers_of(&self, at: usize) -> Option<usize> {
+        let headers = usize::from(self.spec.headers?.0) - 1;
+        (at > headers).then_some(headers)
+    }
+
+    /// The item that is next to go leaves a header.
+    fn write_out(&mut self, now: Time, at: usize, headers: usize) {
+        let Some((key, item)) = self.classes[at].next_to_go() else { return };
+        if item.expires > now {
+            self.store(now, headers, header(at, key), item.expires);
+        } else {
+            self.classes[at].look.reclaimed += 1;
+        }
+    }
+
+    pub fn keep_free(&mut self, class: ClassId, chunks: u64) {
+        if let Some(class) = usize::from(class.0).checked_sub(1).and_then(|at| self.classes.get_mut(at)) {
+            class.kept_free = chunks as usize;
+        }
     }
 
     fn store(&mut self, now: Time, at: usize, key: u64, expires: Time) {
@@ -188,6 +227,15 @@ impl CacheSim {
         // memcached lets a class have a first page beyond its limit.
         if self.classes[at].pages.is_empty() {
             self.page_to(at);
+        }
+        if let Some(headers) = self.headers_of(at) {
+            self.classes[headers].remove(header(at, key));
+            while self.unused == 0
+                && self.classes[at].free.len() <= self.classes[at].kept_free
+                && !self.classes[at].items.is_empty()
+            {
+                self.write_out(now, at, headers);
+            }
         }
         let class = &mut self.classes[at];
         class.look.sets += 1;
@@ -216,7 +264,11 @@ impl CacheSim {
 
     /// What the server answers to `slabs reassign`; what lies on the page goes, unless there is room for it.
     pub fn reassign(&mut self, from: Place, to: Place) -> Result<(), &'static str> {
-        let Place::Class(source) = from else { return Err("BADCLASS") };
+        let source = match (from, to) {
+            (Place::Class(source), _) => source,
+            (Place::Pool, Place::Class(target)) => return self.feed(target),
+            (Place::Pool, Place::Pool) => return Err("SAME"),
+        };
         let at = usize::from(source.0).checked_sub(1).filter(|at| *at < self.classes.len()).ok_or("BADCLASS")?;
         if self.classes[at].pages.len() < 2 {
             return Err("NOSPARE");
@@ -236,6 +288,18 @@ impl CacheSim {
         Ok(())
     }
 
+    /// From the pool; the last page stays there.
+    fn feed(&mut self, target: ClassId) -> Result<(), &'static str> {
+        let at = usize::from(target.0).checked_sub(1).filter(|at| *at < self.classes.len()).ok_or("BADCLASS")?;
+        if self.unused < 2 {
+            return Err("NOSPARE");
+        }
+        self.unused -= 1;
+        self.moved += 1;
+        self.page_to(at);
+        Ok(())
+    }
+
     #[must_use]
     pub fn look(&self, now: Time) -> CacheLook {
         let classes = self.classes.iter().filter(|class| !class.pages.is_empty()).map(|class| class.look(now)).collect();
@@ -243,7 +307,7 @@ impl CacheSim {
             pool: self.unused,
             moving: false,
             moved: self.moved,
-            flash_reads: 0,
+            flash_reads: self.flash_reads,
             automove: Some(self.automove),
             dropped: 0,
             classes,
@@ -334,11 +398,15 @@ impl SimClass {
         }
     }
 
+    fn next_to_go(&mut self) -> Option<(u64, Item)> {
+        let next =
+            [Part::Cold, Part::Hot, Part::Warm].into_iter().find_map(|part| self.list(part).first_key_value().map(|(_, k)| *k))?;
+        Some((next, self.remove(next)?))
+    }
+
     /// Makes room for one item; whom it evicts, if anybody.
     fn push_out(&mut self, now: Time) -> Option<u64> {
-        let next =
-            [Part::Cold, Part::Hot, Part::Warm].into_iter().find_map(|part| self.list(part).first_key_value().map(|(_, k)| *k));
-        let item = self.remove(next?)?;
+        let (next, item) = self.next_to_go()?;
         if item.expires <= now {
             self.look.reclaimed += 1;
             return None;
@@ -347,7 +415,7 @@ impl SimClass {
         self.batch.evicted += 1;
         self.batch.fetched += u64::from(item.fetched);
         self.batch.idle += now.since(item.used).as_secs();
-        next
+        Some(next)
     }
 
     /// The first page goes.
@@ -376,6 +444,11 @@ impl SimClass {
             ..self.look
         }
     }
+}
+
+/// Of an item of this class that is on flash.
+const fn header(at: usize, key: u64) -> u64 {
+    key | (at as u64 + 1) << 48
 }
 
 const fn hash(key: u64) -> u64 {

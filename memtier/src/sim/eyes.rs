@@ -4,9 +4,9 @@ use super::cache::CacheSim;
 use super::world::{Happening, TICK, World};
 use crate::config::Config;
 use crate::vocab::{
-    Answer, CacheSample, CacheStream, CacheTold, CgroupId, CgroupSample, Event, Fact, HostFacts, HostSample, KernelEvent, Need,
-    Pages, Pressure, PressureKind, ProcSample, ReclaimCounts, Sample, SchedSample, ServerId, Source, Span, SwapSample, Time,
-    VmaKind, is_slow,
+    Answer, CacheEvictions, CacheSample, CacheStream, CacheTold, CgroupId, CgroupSample, Event, Fact, HostFacts, HostSample,
+    KernelEvent, Need, Pages, Pressure, PressureKind, ProcSample, ReclaimCounts, Sample, SchedSample, ServerId, Source, Span,
+    SwapSample, Time, VmaKind, is_slow,
 };
 
 /// One of so many major faults is sampled.
@@ -89,6 +89,7 @@ impl World {
     /// What a connection to each server tells first.
     pub(super) fn meet_caches(&mut self) {
         for id in 0..self.caches.len() as u16 {
+            self.caches[usize::from(id)].watched = true;
             let met = self.caches[usize::from(id)].server(&format!("simulated:{id}"));
             self.tell_cache(id, CacheTold::Met(Box::new(met)));
             if self.caches[usize::from(id)].spec.mute {
@@ -103,10 +104,18 @@ impl World {
         self.push(now.after(SERVES), Happening::Serve(id));
         let cache = &mut self.caches[usize::from(id)];
         cache.serve(now, SERVES);
-        let (batch, mute) = (cache.batch(SERVES), cache.spec.mute);
+        let (batch, told) = (cache.batch(SERVES), cache.watched && !cache.spec.mute);
         self.look_at(id);
-        if !mute {
+        if told {
             self.tell_cache(id, CacheTold::Evictions(batch));
+        }
+    }
+
+    /// The streams of a server are closed, or tell from now on.
+    pub(super) fn set_watch(&mut self, id: u16, on: bool) {
+        self.tell_cache(id, CacheTold::Watch { on });
+        if on {
+            self.tell_cache(id, CacheTold::Evictions(CacheEvictions::default()));
         }
     }
 

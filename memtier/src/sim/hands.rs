@@ -97,7 +97,10 @@ impl World {
                 let moved = self.move_to(proc, &[AddrRange::EVERYTHING], from, *to, kept(&step));
                 self.placed(&step, moved);
             }
-            Action::MoveSlabPage { server, .. } | Action::SetMover { server, .. } => self.at_server(&step, *server, false),
+            Action::MoveSlabPage { server, .. }
+            | Action::SetMover { server, .. }
+            | Action::SetWatch { server, .. }
+            | Action::SetFree { server, .. } => self.at_server(&step, *server, false),
         }
     }
 
@@ -108,10 +111,20 @@ impl World {
             return self.outcome(step, now, Amount::default(), failed(step, ESRCH, "no such server"));
         };
         let done = match &step.action {
-            _ if busy => Err("BUSY currently processing reassign request"),
+            Action::MoveSlabPage { .. } | Action::SetMover { .. } | Action::SetFree { .. } if busy => {
+                Err("BUSY currently processing reassign request")
+            }
             Action::MoveSlabPage { from, to, .. } => cache.reassign(*from, *to),
             Action::SetMover { mode, .. } => {
                 cache.automove = *mode;
+                Ok(())
+            }
+            Action::SetWatch { on, .. } => {
+                cache.watched = *on;
+                Ok(())
+            }
+            Action::SetFree { chunks, .. } => {
+                chunks.iter().for_each(|(class, chunks)| cache.keep_free(*class, *chunks));
                 Ok(())
             }
             Action::Scan { .. }
@@ -122,6 +135,9 @@ impl World {
             | Action::MovePages { .. }
             | Action::Migrate { .. } => Err("it is not about a server"),
         };
+        if let Action::SetWatch { on, .. } = step.action {
+            self.set_watch(server.0, on);
+        }
         self.look_at(server.0);
         let pages = Pages(u64::from(done.is_ok()));
         let amount = Amount { pages, asked: Pages(1), syscalls: 0, cpu_ns: 0 };

@@ -21,7 +21,8 @@ pub fn caches(view: &CacheView) -> String {
     view.lacks.iter().for_each(|lack| put!(out, "  lacks {lack}"));
     let moving = view.moving.map_or_else(String::new, |MoveView { from, to }| format!(", one from {from} to {to} now"));
     put!(out, "  pages {} and {} in the pool; moved {}{moving}", view.pages, view.pool, view.moves);
-    put!(out, "  records read {}, lost {}", view.events, view.lost);
+    let rested = view.rested_s.map_or_else(String::new, |seconds| format!("; none read for {seconds} s, while it rests"));
+    put!(out, "  records read {}, lost {}{rested}", view.events, view.lost);
     let mut table = Table::new(&[
         ">class",
         ">chunk",
@@ -115,6 +116,7 @@ mod tests {
             moving: Some(MoveView { from: 5, to: 6 }),
             events: 3,
             lost: 0,
+            rested_s: Some(12),
             held: Some("hold cache 0 by slab-marginal; not-worth".into()),
             classes: vec![class],
             log: Vec::new(),
@@ -123,6 +125,7 @@ mod tests {
         for part in [
             "/run/m.sock  memcached 1.6.18, pid 7: slab-marginal moves pages\n",
             "  lacks evictions: /run/m.sock answers \"ERROR\"\n",
+            "  records read 3, lost 0; none read for 12 s, while it rests\n",
             "pages 4 and 1 in the pool; moved 2, one from 5 to 6 now",
             "240          0  0.0     10  100.0      3  75.0      9  100.0     0       0    1.2    0.0     0.0    0     0\n",
             "hold cache 0 by slab-marginal; not-worth\n",

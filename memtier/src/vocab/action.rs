@@ -1,8 +1,8 @@
 //! What can be done, and what came of it. A step leaves no choice to whoever executes it.
 
 use super::{
-    AddrRange, Bytes, CgroupId, CpuId, NodeId, Pages, Permil, Place, PolicyId, ProcKey, Reason, ServerId, ServerLife, Span,
-    Subject, Time,
+    AddrRange, Bytes, CgroupId, ClassId, CpuId, NodeId, Pages, Permil, Place, PolicyId, ProcKey, Reason, ServerId, ServerLife,
+    Span, Subject, Time,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,6 +34,10 @@ pub enum Action {
     MoveSlabPage { server: ServerId, proc: ProcKey, from: Place, to: Place },
     /// The server's own mover (`slabs automove`) gets this mode: two movers would undo each other's work.
     SetMover { server: ServerId, proc: ProcKey, mode: u8 },
+    /// The streams of a server's records are read, or left closed. It is looked at all the same.
+    SetWatch { server: ServerId, proc: ProcKey, on: bool },
+    /// With extstore: each of these classes writes items to flash while it has fewer free chunks than this (`free_memchunks`).
+    SetFree { server: ServerId, proc: ProcKey, chunks: Vec<(ClassId, u64)> },
 }
 
 /// Whom a bind is about.
@@ -98,7 +102,9 @@ impl Action {
             | Self::MovePages { proc, .. }
             | Self::Migrate { proc, .. }
             | Self::MoveSlabPage { proc, .. }
-            | Self::SetMover { proc, .. } => *proc,
+            | Self::SetMover { proc, .. }
+            | Self::SetWatch { proc, .. }
+            | Self::SetFree { proc, .. } => *proc,
         }
     }
     /// The server that it is about, if it is about one.
@@ -112,7 +118,10 @@ impl Action {
             | Self::Bind { .. }
             | Self::MovePages { .. }
             | Self::Migrate { .. } => None,
-            Self::MoveSlabPage { server, .. } | Self::SetMover { server, .. } => Some(*server),
+            Self::MoveSlabPage { server, .. }
+            | Self::SetMover { server, .. }
+            | Self::SetWatch { server, .. }
+            | Self::SetFree { server, .. } => Some(*server),
         }
     }
     #[must_use]
@@ -134,12 +143,20 @@ impl Action {
             Self::Migrate { .. } => "migrate",
             Self::MoveSlabPage { .. } => "move-slab-page",
             Self::SetMover { .. } => "set-mover",
+            Self::SetWatch { .. } => "set-watch",
+            Self::SetFree { .. } => "set-free",
         }
     }
     #[must_use]
     pub fn ranges(&self) -> &[AddrRange] {
         match self {
-            Self::Scan { .. } | Self::Bind { .. } | Self::Migrate { .. } | Self::MoveSlabPage { .. } | Self::SetMover { .. } => &[],
+            Self::Scan { .. }
+            | Self::Bind { .. }
+            | Self::Migrate { .. }
+            | Self::MoveSlabPage { .. }
+            | Self::SetMover { .. }
+            | Self::SetWatch { .. }
+            | Self::SetFree { .. } => &[],
             Self::Arm { ranges, .. }
             | Self::PageOut { ranges, .. }
             | Self::Deactivate { ranges, .. }

@@ -45,6 +45,10 @@ pub enum CacheTold {
         stream: CacheStream,
         why: String,
     },
+    /// A step closed the streams, or opened them again.
+    Watch {
+        on: bool,
+    },
     /// It cannot be talked to; until `Met`.
     Blind {
         why: String,
@@ -80,8 +84,10 @@ pub struct CacheServer {
     pub reassign: bool,
     /// Items that are asked for again leave the part of the list that is next to go.
     pub segmented: bool,
-    /// Values go to flash.
+    /// Values go to flash: of classes whose chunks have so many bytes at least.
     pub extstore: bool,
+    #[serde(default)]
+    pub flash_from: u64,
 }
 
 /// Counters of one look; totals since the server began, but for what is there now.

@@ -97,10 +97,24 @@ pub enum PolicyId {
     Tier,
     /// Has pages of memcached servers in the classes in which they earn hits.
     SlabMarginal,
+    /// memcached's automover script for servers with flash.
+    SlabExtstore,
+    /// Its sister, for servers without.
+    SlabAutomove,
 }
 
 impl PolicyId {
-    pub const ALL: [Self; 7] = [Self::Watch, Self::Arm, Self::Slide, Self::Autocold, Self::Numa, Self::Tier, Self::SlabMarginal];
+    pub const ALL: [Self; 9] = [
+        Self::Watch,
+        Self::Arm,
+        Self::Slide,
+        Self::Autocold,
+        Self::Numa,
+        Self::Tier,
+        Self::SlabMarginal,
+        Self::SlabExtstore,
+        Self::SlabAutomove,
+    ];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -112,6 +126,8 @@ impl PolicyId {
             Self::Numa => "numa",
             Self::Tier => "tier",
             Self::SlabMarginal => "slab-marginal",
+            Self::SlabExtstore => "slab-extstore",
+            Self::SlabAutomove => "slab-automove",
         }
     }
 }

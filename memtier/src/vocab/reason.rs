@@ -35,6 +35,14 @@ pub enum Rule {
     SlabFree,
     /// A server's own mover rests while memtier moves its pages.
     SlabTakeover,
+    /// Nothing was worth a move for a while: the streams of a server's records rest.
+    SlabRest,
+    /// What a server's counters say is no longer what it was when its streams were closed.
+    SlabWake,
+    /// Classes of a server that write to flash are told how much to keep free.
+    SlabFlash,
+    /// By one of memcached's scripts: items of a class go too young, or the pool is low or high.
+    SlabAge,
     /// Not selected by any target rule.
     NotSelected,
     /// Excluded by a target rule.
@@ -114,7 +122,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 55] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -128,6 +136,10 @@ impl Rule {
         Self::SlabGain,
         Self::SlabFree,
         Self::SlabTakeover,
+        Self::SlabRest,
+        Self::SlabWake,
+        Self::SlabFlash,
+        Self::SlabAge,
         Self::NotSelected,
         Self::Excluded,
         Self::Protected,
@@ -185,6 +197,10 @@ impl Rule {
             Self::SlabGain => "slab-gain",
             Self::SlabFree => "slab-free",
             Self::SlabTakeover => "slab-takeover",
+            Self::SlabRest => "slab-rest",
+            Self::SlabWake => "slab-wake",
+            Self::SlabFlash => "slab-flash",
+            Self::SlabAge => "slab-age",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",
             Self::Protected => "protected",
@@ -318,6 +334,12 @@ pub enum Measure {
     FreeChunks,
     SlabPages,
     SlabMovedInWindow,
+    /// The part of a server's requests, or of its evictions, that went over to other classes since its streams were closed.
+    TrafficShift,
+    /// Since a server's streams were closed.
+    Rested,
+    /// Of the oldest items of a slab class.
+    ItemAge,
 }
 
 /// One number that a rule looked at.
@@ -509,6 +531,9 @@ impl fmt::Display for Measure {
             Self::FreeChunks => "free chunks",
             Self::SlabPages => "slab pages",
             Self::SlabMovedInWindow => "slab pages moved in window",
+            Self::TrafficShift => "traffic shift",
+            Self::Rested => "rested",
+            Self::ItemAge => "item age",
         })
     }
 }

@@ -332,6 +332,10 @@ impl Oracle {
             | Rule::SlabGain
             | Rule::SlabFree
             | Rule::SlabTakeover
+            | Rule::SlabRest
+            | Rule::SlabWake
+            | Rule::SlabFlash
+            | Rule::SlabAge
             | Rule::ServerRefuses
             | Rule::HasFree
             | Rule::SwapSavesNothing
@@ -535,7 +539,11 @@ pub fn spent(shadow: &Shadow, now: Time, of: impl Fn(ProcKey) -> bool) -> (u64, 
         let (charge, done) = (d.step.charge, d.outcome.as_ref().map(|o| o.done));
         let pages = done.map(|d| d.pages.bytes().0);
         match d.step.action {
-            Action::Scan { .. } | Action::MoveSlabPage { .. } | Action::SetMover { .. } => (moved, armed, calls),
+            Action::Scan { .. }
+            | Action::MoveSlabPage { .. }
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => (moved, armed, calls),
             Action::Arm { .. } => {
                 (moved, armed + pages.unwrap_or(charge.armed.0), calls + done.map_or(charge.syscalls, |d| d.syscalls))
             }
@@ -603,7 +611,9 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             PolicyId::Slide => ensure(!c.slide.enabled || c.slide.threshold == 0, || "it is on".into()),
             PolicyId::Numa => ensure(!c.numa.enabled || c.numa.quota_mib_per_s == 0, || "it is on".into()),
             PolicyId::Tier => ensure(!c.tier.enabled || c.tier.quota_mib_per_s == 0, || "it is on".into()),
-            PolicyId::SlabMarginal => ensure(!c.caches.enabled, || "it is on".into()),
+            PolicyId::SlabMarginal | PolicyId::SlabExtstore | PolicyId::SlabAutomove => {
+                ensure(!c.caches.enabled, || "it is on".into())
+            }
             PolicyId::Watch => Err("it cannot be turned off".into()),
         },
         Rule::NoSwap => ensure(host.is_none_or(|h| h.swap_total == Bytes::ZERO), || "there is swap".into()),
@@ -630,7 +640,12 @@ fn idle_is_true(shadow: &Shadow, now: Time, Idle { policy, reason }: &Idle) -> R
             let other = match policy {
                 PolicyId::Arm => Need::PageIdle,
                 PolicyId::Slide | PolicyId::Autocold => Need::SwapPages,
-                PolicyId::Watch | PolicyId::Numa | PolicyId::Tier | PolicyId::SlabMarginal => {
+                PolicyId::Watch
+                | PolicyId::Numa
+                | PolicyId::Tier
+                | PolicyId::SlabMarginal
+                | PolicyId::SlabExtstore
+                | PolicyId::SlabAutomove => {
                     return Err("it only looks".into());
                 }
             };

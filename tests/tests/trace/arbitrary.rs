@@ -102,6 +102,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         let look = CacheLook { pool: n[3], automove: Some(n[0] as u8), classes: vec![class], ..CacheLook::default() };
         CacheSample { server: ServerId(server), told: CacheTold::Look(Box::new(look)) }
     });
+    let watch =
+        any::<(u16, bool)>().prop_map(|(server, on)| CacheSample { server: ServerId(server), told: CacheTold::Watch { on } });
     let evictions =
         (any::<u8>(), vec((any::<u8>(), any::<[u64; 2]>(), proptest::option::of(text())), 0..4)).prop_map(|(shift, keys)| {
             let key =
@@ -110,7 +112,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             CacheSample { server: ServerId(1), told: CacheTold::Evictions(batch) }
         });
     prop_oneof![
-        prop_oneof![look, evictions].prop_map(|told| Event::Sample(Sample::Cache(told))),
+        prop_oneof![look, evictions, watch].prop_map(|told| Event::Sample(Sample::Cache(told))),
         text().prop_map(Event::Config),
         proc().prop_map(|proc| Event::Kernel(KernelEvent::Exit { proc })),
         (proc(), proc()).prop_map(|(parent, child)| Event::Kernel(KernelEvent::Fork { parent, child })),
@@ -151,6 +153,12 @@ fn any_decision() -> impl Strategy<Value = Decision> {
             proc,
             from: Place::Class(ClassId(from)),
             to: if to == 0 { Place::Pool } else { Place::Class(ClassId(to)) },
+        }),
+        (proc(), any::<(u16, bool)>()).prop_map(|(proc, (server, on))| Action::SetWatch { server: ServerId(server), proc, on }),
+        (proc(), any::<u16>(), vec(any::<(u8, u64)>(), 0..4)).prop_map(|(proc, server, chunks)| Action::SetFree {
+            server: ServerId(server),
+            proc,
+            chunks: chunks.into_iter().map(|(class, chunks)| (ClassId(class), chunks)).collect(),
         }),
     ];
     let policy = || proptest::sample::select(PolicyId::ALL.to_vec());

@@ -6,6 +6,7 @@ use super::lines;
 use super::sample::{Change, total};
 use super::{Aged, Mode, Move, Pass, Raised, Rule};
 use crate::vocab::{ClassId, Place};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const POOL_FIRST: u64 = 2;
 const POOL_LEAST: u64 = 4;
 
 /// How much shall be free.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Targets {
     pool: u64,
     classes: BTreeMap<ClassId, u64>,

@@ -2,6 +2,7 @@
 
 use super::Mode;
 use crate::vocab::ClassId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The newer half of the ages is of another phase of the traffic than the older one if it is more than this many times as much,
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 const PHASE: f64 = 2.0;
 
 /// What one look said of a class.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// It grew, or evicted.
     pub dirty: bool,
@@ -21,7 +22,7 @@ pub(super) struct Mark {
     pub age: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Window {
     pub pool_low: bool,
     pub pool_high: bool,
@@ -29,7 +30,7 @@ pub(super) struct Window {
 }
 
 /// Begins with one empty look, as the originals do, so that the first decision is possible one look early.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct History {
     windows: VecDeque<Window>,
     most: usize,

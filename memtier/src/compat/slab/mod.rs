@@ -19,10 +19,10 @@ pub use patience::Held;
 pub use sample::{ClassStats, Sample};
 
 use crate::vocab::{ClassId, Place};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whose decisions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// The script's with its defects repaired.
@@ -34,7 +34,7 @@ pub enum Mode {
 }
 
 /// Which of the two scripts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Script {
     /// memcached-automove-extstore.
@@ -48,7 +48,7 @@ pub enum Script {
     Plain,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub mode: Mode,
     pub script: Script,
@@ -59,14 +59,14 @@ pub struct Settings {
 }
 
 /// A page that shall go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Move {
     pub from: Place,
     pub to: Place,
 }
 
 /// Which rule spoke.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// Nothing was ever evicted: there may be memory that nobody has used yet.
@@ -87,14 +87,14 @@ pub enum Rule {
 }
 
 /// A class and the age of its oldest items, averaged over the looks.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Aged {
     pub class: ClassId,
     pub age: f64,
 }
 
 /// What one look came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pass {
     pub decision: Option<Move>,
     pub rule: Rule,
@@ -116,7 +116,7 @@ pub struct Pass {
 }
 
 /// What makes the original fall over: it then forgets its looks, and connects anew.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Raised {
     /// It asks for its last decision before it ever made one.
     #[error("<class 'NameError'> name 'decision' is not defined")]

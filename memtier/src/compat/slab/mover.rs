@@ -4,6 +4,7 @@ use super::history::History;
 use super::patience::Patience;
 use super::{Mode, Move, Pass, Raised, Sample, Script, Settings, extstore, lines, plain};
 use crate::vocab::{ClassId, Place, Reply};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long until the next look.
@@ -20,7 +21,7 @@ const SOON: Duration = Duration::from_millis(50);
 /// The original looks again at once, as fast as the server answers; this is as fast and leaves the CPU to others.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mover {
     settings: Settings,
     before: Option<Sample>,
@@ -29,8 +30,9 @@ pub struct Mover {
     patience: Patience,
     /// Something was evicted once, so memory was full.
     filled: bool,
-    /// `None`: it never made a decision.
-    last: Option<Option<Move>>,
+    /// It made a decision once, if only for nothing, and the last one.
+    decided: bool,
+    last: Option<Move>,
     /// A page went to the pool after the last look.
     at_once: bool,
 }
@@ -45,6 +47,7 @@ impl Mover {
             targets: extstore::Targets::default(),
             patience: Patience::default(),
             filled: false,
+            decided: false,
             last: None,
             at_once: false,
         }
@@ -82,14 +85,14 @@ impl Mover {
                     (Mode::Repaired, evictions) => self.filled |= evictions.is_some_and(|evictions| evictions > 0),
                 }
                 if !self.filled {
-                    return match (mode, self.last) {
-                        (Mode::Compat2017, None) => Err(Raised::Undecided),
-                        (Mode::Compat2017, Some(_)) | (Mode::Repaired, _) => Ok(pass),
+                    return match (mode, self.decided) {
+                        (Mode::Compat2017, false) => Err(Raised::Undecided),
+                        (Mode::Compat2017, true) | (Mode::Repaired, _) => Ok(pass),
                     };
                 }
                 pass.targets = self.targets.check(mode, free, &changes, now)?;
                 self.begin();
-                self.last = Some(None);
+                (self.decided, self.last) = (true, None);
                 extstore::decide(&mut self.history, (mode, size, ratio), &self.targets, &changes, &mut pass)?;
             }
             Script::Plain => {
@@ -99,7 +102,7 @@ impl Mover {
             }
         }
         pass.looks = self.history.len();
-        self.last = Some(pass.decision);
+        (self.decided, self.last) = (true, pass.decision);
         pass.held = pass.decision.and_then(|due| self.patience.held(due));
         Ok(pass)
     }
@@ -111,7 +114,7 @@ impl Mover {
     /// The original reads a page from a class to the pool as an order to look again at once.
     fn again(&self) -> bool {
         let Settings { mode, script, .. } = self.settings;
-        let to_pool = matches!(self.last, Some(Some(Move { to: Place::Pool, .. })));
+        let to_pool = matches!(self.last, Some(Move { to: Place::Pool, .. }));
         mode == Mode::Compat2017 && matches!(script, Script::Extstore { .. }) && to_pool
     }
 
@@ -134,7 +137,7 @@ impl Mover {
     /// After a look, and the answer if there was one.
     #[must_use]
     pub fn pause(&self) -> Pause {
-        let to_pool = matches!(self.last, Some(Some(Move { to: Place::Pool, .. })));
+        let to_pool = matches!(self.last, Some(Move { to: Place::Pool, .. }));
         match (self.settings.mode, self.settings.script) {
             (Mode::Compat2017, Script::Extstore { .. }) if to_pool => Pause::Soon(AT_ONCE),
             (Mode::Compat2017, Script::Plain) if to_pool => Pause::Soon(SOON),

@@ -2,7 +2,7 @@
 
 use super::Move;
 use crate::vocab::Reply;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Looks that a server is left alone which is busy time and again.
@@ -11,7 +11,7 @@ const BUSY_MOST: u64 = 32;
 const UNABLE: u64 = 300;
 
 /// Why a move waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// What the server said.
     pub reply: Reply,
@@ -19,7 +19,7 @@ pub struct Held {
     pub looks: u64,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Patience {
     /// Looks so far.
     now: u64,

@@ -1,10 +1,11 @@
 //! What a server says of itself in one look, and what changed since another.
 
 use crate::vocab::{ClassId, ServerLife};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A class, as far as the server tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassStats {
     pub chunk_size: Option<u64>,
     pub chunks_per_page: Option<u64>,
@@ -19,7 +20,7 @@ pub struct ClassStats {
 }
 
 /// One look. A class without items is missing among the items, not among the slabs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     pub life: Option<ServerLife>,
     /// Pages of the global pool.

@@ -75,6 +75,9 @@ pub struct Class {
     left_with_page: u64,
     /// What left before that is not known by name.
     known_from: u64,
+    /// Where in the order the stream of evictions began to tell.
+    #[serde(default)]
+    gap: u64,
     evicted_at: Option<Time>,
     returns: VecDeque<Return>,
 }
@@ -84,7 +87,7 @@ impl Class {
         let was = self.now;
         let gone = |look: &ClassLook| look.evicted.saturating_add(look.reclaimed).saturating_add(look.crawled);
         if self.since == Time::ZERO {
-            (self.since, self.known_from) = (at, gone(now));
+            (self.since, self.known_from, self.gap) = (at, gone(now), gone(now));
         } else {
             let left = gone(now).saturating_sub(gone(&was));
             self.taken_total = self.taken_total.saturating_add(left).saturating_add(now.used.saturating_sub(was.used));
@@ -112,7 +115,7 @@ impl Class {
 
     /// Records are missing before what comes next.
     pub(super) const fn gap(&mut self) {
-        self.known_from = self.order;
+        (self.known_from, self.gap) = (self.order, self.order);
     }
 
     pub(super) fn known_from(&mut self, order: u64) {
@@ -127,12 +130,28 @@ impl Class {
         }
     }
 
-    /// The key that left as the so-manieth, or that would now be the next to come, was there before.
-    pub(super) fn came_back(&mut self, order: u64, distance: u64, shift: u8) {
+    /// The key that left as the so-manieth, or that would now be the next to come, left as number `before`. If that was before
+    /// a gap, it may have come and gone in it.
+    pub(super) fn came_back(&mut self, before: u64, order: u64, distance: u64, shift: u8) {
+        if before < self.gap {
+            return;
+        }
         if self.returns.len() == MAX_RETURNS {
             self.returns.pop_front();
         }
         self.returns.push_back(Return { order, distance, weight: 1 << shift.min(32) });
+    }
+
+    /// So many of those who left are known by name.
+    #[must_use]
+    pub const fn known(&self) -> u64 {
+        self.order.saturating_sub(self.known_from)
+    }
+
+    /// Hits, sets and evictions in that time.
+    pub(super) fn counts(&self, now: Time, window: Span) -> (u64, u64, u64) {
+        let from = Time(now.0.saturating_sub(window.0));
+        (self.hits.since(from), self.sets.since(from), self.evicted.since(from))
     }
 
     /// Chunks that its pages hold.
@@ -176,7 +195,7 @@ impl Class {
     #[must_use]
     pub fn gains(&self, now: Time, window: Span, most: u64) -> Vec<Gain> {
         let (chunks, page) = (self.chunks(), self.now.chunks_per_page.max(1));
-        let known = self.order.saturating_sub(self.known_from);
+        let known = self.known();
         let evidence = self.evidence(now, window);
         let mut gains = Vec::new();
         let mut pages = 1;
@@ -214,19 +233,21 @@ impl Class {
     /// what it lost before still says what it is asked for.
     fn evidence(&self, now: Time, window: Span) -> Evidence {
         let lately = self.evicted.since(Time(now.0.saturating_sub(window.0)));
-        let least = wide(self.now.chunks_per_page, LEAST_PAGES).min(self.order.saturating_sub(self.known_from));
+        let least = wide(self.now.chunks_per_page, LEAST_PAGES).min(self.known());
         let full = self.returns.len() == MAX_RETURNS;
         let remembered = self.returns.front().filter(|_| full).map_or(u64::MAX, |r| self.order.saturating_sub(r.order));
-        let left = lately.max(least).min(remembered).max(1);
+        // Of what left in a gap nobody knows who came back.
+        let told = self.order.saturating_sub(self.gap);
+        let left = lately.max(least).min(remembered).min(told).max(1);
         Evidence { left, come_milli: milli(&self.taken, now, self.short(now, window)) }
     }
 
-    /// What a page less costs, if what it costs once is to be paid for in `payback`.
+    /// What a page less costs, if what it costs once is to be paid for in `payback` and so many chunks are not to be spared.
     #[must_use]
-    pub(super) fn loss(&self, now: Time, window: Span, payback: Span, part: Part) -> Loss {
+    pub(super) fn loss(&self, now: Time, window: Span, payback: Span, kept_free: u64, part: Part) -> Loss {
         let page = self.now.chunks_per_page.max(1);
         // What was given to it for what is coming is not free.
-        let spare = self.now.free.saturating_sub(self.appetite(now, window, Span(window.0 / 8)));
+        let spare = self.now.free.saturating_sub(self.appetite(now, window, Span(window.0 / 8)).saturating_add(kept_free));
         if spare >= page {
             return Loss { milli: 0, once: 0, free: true };
         }
@@ -257,7 +278,7 @@ impl Class {
             // What has expired at the end of the list is worth nothing, and goes first.
             return wide(average, evicted) / evicted.saturating_add(reclaimed);
         }
-        let known = self.order.saturating_sub(self.known_from);
+        let known = self.known();
         let beyond = self.chunks().saturating_add(page.max(self.chunks() / 8));
         if known < beyond || !self.evicts(now, window) {
             return average;

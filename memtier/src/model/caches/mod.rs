@@ -10,16 +10,20 @@
 
 mod class;
 mod ghosts;
+mod rest;
 mod reuse;
+mod scripted;
 #[cfg(test)]
 mod tests;
 
 pub use class::{Class, Gain, Loss, Rates};
 pub use ghosts::MAX_GHOSTS;
+pub use rest::{Rest, Stir};
 pub use reuse::Reuse;
+pub use scripted::Scripted;
 
 use super::freshness::Sight;
-use crate::config::Config;
+use crate::config::{CacheRule, Config};
 use crate::vocab::{
     Bytes, CacheEvictions, CacheFetches, CacheLook, CacheSample, CacheServer, CacheStream, CacheTold, ClassId, Event, MOST_SERVERS,
     Sample, ServerId, Span, Stamped, Time,
@@ -57,6 +61,12 @@ pub struct Cache {
     lacks: BTreeMap<CacheStream, String>,
     /// The stream of evictions tells without a gap since then.
     telling: Option<Time>,
+    /// A step closed its streams.
+    #[serde(default)]
+    rest: Option<Rest>,
+    /// What a script makes of it, where the rule wants one.
+    #[serde(default)]
+    scripted: Option<Scripted>,
     /// Records of streams that were read, and that are known to be lost.
     pub records: u64,
     pub lost: u64,
@@ -67,7 +77,10 @@ impl Caches {
         match &stamped.event {
             Event::Sample(Sample::Cache(CacheSample { server, told })) => {
                 if usize::from(server.0) < MOST_SERVERS {
-                    self.servers.entry(*server).or_default().fold(stamped.at, told);
+                    let window = Span::from_secs(config.caches.window_s);
+                    let cache = self.servers.entry(*server).or_default();
+                    cache.fold(stamped.at, told, window);
+                    cache.show(stamped.at, told, config.cache.get(usize::from(server.0)));
                 }
             }
             Event::Config(_) => {
@@ -121,7 +134,7 @@ impl Caches {
 }
 
 impl Cache {
-    fn fold(&mut self, at: Time, told: &CacheTold) {
+    fn fold(&mut self, at: Time, told: &CacheTold, window: Span) {
         match told {
             CacheTold::Met(server) => self.met(at, server),
             CacheTold::Look(look) => self.look(at, look),
@@ -133,10 +146,38 @@ impl Cache {
                     self.telling = None;
                 }
             }
-            CacheTold::Blind { why } => {
-                self.sight = Sight::Blind { since: at, why: why.clone() };
+            CacheTold::Watch { on } => {
+                self.rest = (!on).then(|| Rest::begin(at, &self.classes, window));
                 self.telling = None;
             }
+            CacheTold::Blind { why } => {
+                self.sight = Sight::Blind { since: at, why: why.clone() };
+                (self.telling, self.rest) = (None, None);
+            }
+        }
+    }
+
+    /// A script is shown each look.
+    fn show(&mut self, at: Time, told: &CacheTold, rule: Option<&CacheRule>) {
+        match (told, rule.and_then(scripted::settings)) {
+            (_, None) => self.scripted = None,
+            (CacheTold::Look(look), Some(settings)) => {
+                let known = self.scripted.take();
+                self.scripted = Some(Scripted::look(known, settings, at, self.server.life, look));
+            }
+            (CacheTold::Blind { .. }, Some(_)) => {
+                if let Some(scripted) = &mut self.scripted {
+                    scripted.disconnected();
+                }
+            }
+            (
+                CacheTold::Met(_)
+                | CacheTold::Evictions(_)
+                | CacheTold::Fetches(_)
+                | CacheTold::Lacks { .. }
+                | CacheTold::Watch { .. },
+                Some(_),
+            ) => {}
         }
     }
 
@@ -148,7 +189,7 @@ impl Cache {
         self.server = server.clone();
         self.sight = Sight::Seeing { since: at };
         self.lacks.clear();
-        self.telling = None;
+        (self.telling, self.rest) = (None, None);
     }
 
     fn look(&mut self, at: Time, look: &CacheLook) {
@@ -175,7 +216,7 @@ impl Cache {
             let order = class.order().saturating_add(key.nth);
             let came_back = self.ghosts.evicted(key.hash, key.class, order, *shift);
             if let Some((before, shift)) = came_back {
-                class.came_back(order, order.saturating_sub(before), shift);
+                class.came_back(before, order, order.saturating_sub(before), shift);
             }
         }
         for told in classes {
@@ -203,7 +244,7 @@ impl Cache {
                     let Some((id, before, shift)) = self.ghosts.missed(key.hash) else { continue };
                     if let Some(class) = self.classes.get_mut(&id) {
                         let (order, stored) = (class.order(), class.order().saturating_add(class.now.used));
-                        class.came_back(order, stored.saturating_sub(before), shift);
+                        class.came_back(before, order, stored.saturating_sub(before), shift);
                     }
                 }
             }
@@ -221,12 +262,17 @@ impl Cache {
     pub fn classes(&self) -> impl Iterator<Item = (ClassId, &Class)> {
         self.classes.iter().map(|(&id, class)| (id, class))
     }
-    /// What a page less costs a class.
+    /// Items of this class that are next to go are written to flash.
     #[must_use]
-    pub fn loss(&self, class: &Class, now: Time, window: Span, payback: Span) -> Loss {
+    pub const fn writes_to_flash(&self, class: &Class) -> bool {
+        self.server.extstore && class.now.chunk_size >= self.server.flash_from
+    }
+    /// What a page less costs a class that shall have so many chunks free.
+    #[must_use]
+    pub fn loss(&self, class: &Class, now: Time, window: Span, payback: Span, kept_free: u64) -> Loss {
         let fresh = self.reuse.closed_at.is_some_and(|at| now.since(at) < FRESH);
         let near = self.reuse.hits_within(class.now.class, class.chunks() / 2).filter(|(_, sure)| fresh && sure.0 >= SURE);
-        class.loss(now, window, payback, Part { segmented: self.server.segmented, near: near.map(|(within, _)| within) })
+        class.loss(now, window, payback, kept_free, Part { segmented: self.server.segmented, near: near.map(|(within, _)| within) })
     }
     /// Pages of all classes.
     #[must_use]
@@ -249,8 +295,27 @@ impl Cache {
         self.telling.map(|since| now.since(since))
     }
 
+    /// Its streams are closed by a step.
+    #[must_use]
+    pub const fn rest(&self) -> Option<&Rest> {
+        self.rest.as_ref()
+    }
+    /// What is different from when they were closed.
+    #[must_use]
+    pub fn stir(&self, now: Time, window: Span) -> Option<Stir> {
+        self.rest.as_ref().map(|rest| rest.stir(now, &self.classes, window))
+    }
+
+    /// What a script makes of it; none where the rule wants none.
+    #[must_use]
+    pub const fn scripted(&self) -> Option<&Scripted> {
+        self.scripted.as_ref()
+    }
+
     fn bytes(&self) -> u64 {
+        let scripted = self.scripted.as_ref().map_or(0, |_| Scripted::bytes());
         let classes: u64 = self.classes.values().map(Class::bytes).sum();
-        classes + self.ghosts.bytes() + self.reuse.bytes() + self.server.address.len() as u64 + 512
+        let rest = self.rest.as_ref().map_or(0, Rest::bytes);
+        classes + rest + scripted + self.ghosts.bytes() + self.reuse.bytes() + self.server.address.len() as u64 + 512
     }
 }

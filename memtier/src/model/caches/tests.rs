@@ -71,7 +71,7 @@ impl Told {
         self.class().gains(at(self.now), WINDOW, 64).iter().map(|g| (g.pages, g.milli, g.inferred)).collect()
     }
     fn loss(&self) -> Loss {
-        self.cache().loss(self.class(), at(self.now), WINDOW, PAYBACK)
+        self.cache().loss(self.class(), at(self.now), WINDOW, PAYBACK, 0)
     }
 }
 
@@ -226,6 +226,38 @@ fn a_gap_and_another_life_are_no_past() {
 }
 
 #[test]
+fn what_comes_and_goes_in_a_gap_is_neither_gained_nor_held_against_the_class() {
+    let mut told = Told::new(full(2));
+    for turn in 0..40 {
+        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
+    }
+    let before = told.gains().into_iter().find(|g| g.0 == 4).map_or(0, |g| g.1);
+    assert!(before > 20_000, "{:?}", told.gains());
+    told.tell(CacheTold::Watch { on: false });
+    assert!(told.cache().rest().is_some() && told.cache().told_for(at(told.now)).is_none());
+    // The same goes on unseen, at the same rate, and then is seen again.
+    for _ in 0..80 {
+        told.now += 100;
+        told.look.evicted += 10;
+        told.look();
+    }
+    assert_eq!(told.cache().stir(at(told.now), WINDOW).map(|stir| (stir.shift.0, stir.class)), Some((0, None)));
+    told.tell(CacheTold::Watch { on: true });
+    told.tell(CacheTold::Evictions(CacheEvictions::default()));
+    assert!(told.cache().rest().is_none());
+    // Each key comes back once, from before the gap: it may have been away and back meanwhile.
+    for turn in 0..5 {
+        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
+    }
+    assert_eq!(told.class().confidence(at(told.now), WINDOW).0, 0);
+    for turn in 5..40 {
+        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
+    }
+    let after = told.gains().into_iter().find(|g| g.0 == 4).map_or(0, |g| g.1);
+    assert!(after.abs_diff(before) < before / 20, "{before} before, {after} after");
+}
+
+#[test]
 fn what_is_remembered_has_a_cap() {
     let mut told = Told::new(full(2));
     for turn in 0..200u64 {
@@ -239,7 +271,7 @@ fn what_is_remembered_has_a_cap() {
 fn a_number_that_means_another_server_has_no_past() {
     let mut told = Told::new(full(2));
     let config = |names: &[&str]| {
-        let rule = |name: &&str| crate::config::CacheRule { server: (*name).to_owned(), auth_file: None };
+        let rule = |name: &&str| crate::config::CacheRule { server: (*name).to_owned(), ..CacheRule::default() };
         Config { cache: names.iter().map(rule).collect(), ..Config::default() }
     };
     let mut configure = |names: &[&str]| {

@@ -14,7 +14,7 @@ use super::watch::{Kind, Seen, Watch, Watching};
 use super::wire::Table;
 use super::{Address, Backoff};
 use crate::observe::Observer;
-use crate::vocab::{CacheSample, CacheStream, CacheTold, Event, Sample, ServerId};
+use crate::vocab::{CacheSample, CacheStream, CacheTold, Event, Sample, ServerId, ServerLife};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,18 +44,38 @@ pub struct Manner {
     pub keep_keys: bool,
 }
 
-/// Asks for a look at once, and is told when the loop has it.
+/// Asks for something at once, and is told when the loop has it.
 #[derive(Clone, Debug)]
-pub struct Poke(mpsc::Sender<oneshot::Sender<()>>);
+pub struct Poke(mpsc::Sender<Asked>);
+
+#[derive(Debug)]
+enum Asked {
+    Look {
+        done: oneshot::Sender<()>,
+    },
+    /// Streams open, or closed, if it is this life of the server.
+    Watch {
+        on: bool,
+        life: Option<ServerLife>,
+        done: oneshot::Sender<bool>,
+    },
+}
 
 impl Poke {
     /// Returns when the look was handed on, or when there will be none.
     pub async fn look(&self) {
         let (done, told) = oneshot::channel();
-        if self.0.send(done).await.is_ok() {
+        if self.0.send(Asked::Look { done }).await.is_ok() {
             // Dropped where the server cannot be talked to.
             let _ = told.await;
         }
+    }
+
+    /// Opens the streams or closes them; false: it is another life of the server. None: it cannot be talked to.
+    pub async fn watch(&self, on: bool, life: Option<ServerLife>) -> Option<bool> {
+        let (done, told) = oneshot::channel();
+        self.0.send(Asked::Watch { on, life, done }).await.ok()?;
+        told.await.ok()
     }
 }
 
@@ -103,7 +123,7 @@ impl Teller {
 }
 
 /// One connection after the other.
-async fn follow(teller: Teller, server: Server, manner: Manner, mut pokes: mpsc::Receiver<oneshot::Sender<()>>) -> Infallible {
+async fn follow(teller: Teller, server: Server, manner: Manner, mut pokes: mpsc::Receiver<Asked>) -> Infallible {
     let mut backoff = Backoff::new(RETRY_FIRST, manner.retry_most);
     let mut told = None;
     loop {
@@ -129,7 +149,7 @@ struct Looks<'a> {
     teller: &'a Teller,
     server: &'a Server,
     manner: Manner,
-    pokes: &'a mut mpsc::Receiver<oneshot::Sender<()>>,
+    pokes: &'a mut mpsc::Receiver<Asked>,
     backoff: &'a mut Backoff,
     /// The last trouble that was told.
     told: &'a mut Option<String>,
@@ -141,12 +161,13 @@ impl Looks<'_> {
         let mut connection = Connection::open(server).await?;
         let [general, settings] = connection.tables([Table::General, Table::Settings]).await?;
         let met = look::server(&server.address, &general, &settings);
+        let met_life = met.life;
         // Each stream has a rate of its own: a burst of fetches must not thin out what is known of evictions.
         let sampling = || Arc::new(Sampling::new(met.life, manner.keep_keys, manner.keys_per_s));
         let samplings = [sampling(), sampling()];
         teller.tell(CacheTold::Met(Box::new(met))).await;
         *told = None;
-        let mut streams = JoinSet::new();
+        let mut streams = Streams::default();
         let mut automove = look::automove(&settings);
         let mut ticks = interval(manner.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,6 +176,19 @@ impl Looks<'_> {
             let asked = tokio::select! {
                 _ = ticks.tick() => None,
                 Some(asked) = pokes.recv() => Some(asked),
+            };
+            let asked = match asked {
+                Some(Asked::Look { done }) => Some(done),
+                Some(Asked::Watch { on, life, done }) => {
+                    let same = life == met_life;
+                    if same && on != streams.open {
+                        streams.set(on, teller, server, manner, &samplings).await;
+                    }
+                    // Dropped by whoever does not wait any more.
+                    let _ = done.send(same);
+                    continue;
+                }
+                None => None,
             };
             if asked.is_some() || looks.is_multiple_of(SETTINGS_EVERY) {
                 let [settings] = connection.tables([Table::Settings]).await?;
@@ -168,22 +202,41 @@ impl Looks<'_> {
             // Only what came of a connection shows that it works.
             backoff.worked();
             asked.map(|asked| asked.send(()));
-            if looks == 0 {
-                start(&mut streams, teller, server, manner, &samplings);
+            if looks == 0 && !streams.open {
+                streams.start(teller, server, manner, &samplings);
             }
             looks += 1;
         }
     }
 }
 
-/// The streams, each of which goes on until the server lacks it or this connection is over.
-fn start(streams: &mut JoinSet<()>, teller: &Teller, server: &Server, manner: Manner, samplings: &[Arc<Sampling>; 2]) {
-    let [of_evictions, of_fetches] = samplings;
-    if manner.evictions {
-        streams.spawn(evictions(teller.clone(), server.clone(), manner, Arc::clone(of_evictions)));
+/// The streams, each of which goes on until the server lacks it, somebody closes it or this connection is over.
+#[derive(Debug, Default)]
+struct Streams {
+    tasks: JoinSet<()>,
+    open: bool,
+}
+
+impl Streams {
+    fn start(&mut self, teller: &Teller, server: &Server, manner: Manner, samplings: &[Arc<Sampling>; 2]) {
+        let [of_evictions, of_fetches] = samplings;
+        if manner.evictions {
+            self.tasks.spawn(evictions(teller.clone(), server.clone(), manner, Arc::clone(of_evictions)));
+        }
+        if manner.fetchers_on > Duration::ZERO {
+            self.tasks.spawn(fetchers(teller.clone(), server.clone(), manner, Arc::clone(of_fetches)));
+        }
+        self.open = true;
     }
-    if manner.fetchers_on > Duration::ZERO {
-        streams.spawn(fetchers(teller.clone(), server.clone(), manner, Arc::clone(of_fetches)));
+
+    /// Told in its place: nothing of a stream comes after it was closed, or before it is open again.
+    async fn set(&mut self, on: bool, teller: &Teller, server: &Server, manner: Manner, samplings: &[Arc<Sampling>; 2]) {
+        self.tasks.shutdown().await;
+        self.open = false;
+        teller.tell(CacheTold::Watch { on }).await;
+        if on {
+            self.start(teller, server, manner, samplings);
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub fn server(address: &Address, general: &Stats, settings: &Stats) -> CacheServ
         reassign: on("slab_reassign"),
         segmented: on("lru_segmented"),
         extstore: general.iter().any(|(name, _)| name.starts_with("extstore_")),
+        flash_from: number(settings, "ext_item_size"),
     }
 }
 

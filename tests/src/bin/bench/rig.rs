@@ -160,7 +160,9 @@ impl Rig {
             | Action::MovePages { .. }
             | Action::Migrate { .. }
             | Action::MoveSlabPage { .. }
-            | Action::SetMover { .. } => Seen::Else,
+            | Action::SetMover { .. }
+            | Action::SetWatch { .. }
+            | Action::SetFree { .. } => Seen::Else,
         };
         told(self, seen)
     }

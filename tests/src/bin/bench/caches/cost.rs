@@ -1,10 +1,12 @@
-//! What a server pays for being watched. Two servers with the same items are asked for the same at the same time; memtier watches
-//! one of them, then the other, without acting: what the two have of their own cancels.
+//! What a server pays for being watched. Two servers with the same items are asked for the same at the same time. memtier first
+//! moves pages of both until nothing is worth a move; then it watches one of them, and then the other, without acting: what the
+//! two have of their own cancels. It does so at rest, as it is nearly all of the time on a steady server, and reading records.
 
 use super::COST;
 use super::arms::{MIB, server, watch};
 use super::lanes::{BATCH, Lane, serve};
 use super::workload::{Phase, RATE, Stream, WORKLOADS};
+use memtier_tests::daemon::Daemon;
 use memtier_tests::interrupt::Interrupt;
 use memtier_tests::memcached::Memcached;
 use memtier_tests::pairs::Interval;
@@ -17,9 +19,14 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 5;
 const HALF_S: u64 = 10;
 /// Each half has one turn of `watch fetchers`: as large a share of the time as by default, a second in a minute.
-const CONFIG: &str = "caches = { fetchers_on_ms = 167, fetchers_every_s = 10 }";
-/// From the start of a daemon until it only watches.
+const AWAKE: &str = "caches = { fetchers_on_ms = 167, fetchers_every_s = 10 }";
+/// In seconds what takes minutes by default.
+const AT_REST: &str = "caches = { rest_after_s = 2, warmup_s = 1 }";
+const BALANCE: &str = "caches = { rest_after_s = 30 }";
+/// From the start of a daemon until it only watches; and until it rests, at most.
 const SETTLE_S: u64 = 2;
+const REST_MOST_S: u64 = 60;
+const BALANCE_MOST_S: u64 = 300;
 /// The steady mix with evictions all the time.
 const WORKLOAD: &str = "zipf";
 
@@ -64,10 +71,35 @@ impl Rig {
         Ok(())
     }
 
+    /// Load, until all of these rest.
+    fn rest(&mut self, daemons: &[&Daemon], most: u64, interrupt: &Interrupt) -> Result<(), String> {
+        for _ in 0..most {
+            self.paced(1, interrupt)?;
+            if daemons.iter().map(|daemon| rested(daemon)).collect::<Result<Vec<_>, _>>()?.iter().all(Option::is_some) {
+                return Ok(());
+            }
+        }
+        Err(format!("after {most} s it still reads records"))
+    }
+
+    fn balance(&mut self, memtier: &Path, interrupt: &Interrupt) -> Result<(), String> {
+        let dirs = [memtier_tests::scratch(), memtier_tests::scratch()];
+        let start = |n: usize| watch(memtier, dirs[n].path(), &self.servers[n].socket, true, BALANCE);
+        let daemons = [start(0)?, start(1)?];
+        self.rest(&[&daemons[0], &daemons[1]], BALANCE_MOST_S, interrupt)?;
+        daemons.into_iter().try_for_each(Daemon::end)
+    }
+
     fn cpu_ns(&self) -> Result<[u64; 2], String> {
         let [one, other] = &self.servers;
         Ok([cpu_ns(one.pid())?, cpu_ns(other.pid())?])
     }
+}
+
+/// For so long it reads no records; none: it reads them.
+fn rested(daemon: &Daemon) -> Result<Option<u64>, String> {
+    let view: serde_json::Value = serde_json::from_str(&daemon.ask(&["caches", "--json"])?).map_err(|e| format!("caches: {e}"))?;
+    Ok(view["servers"][0]["rested_s"].as_u64())
 }
 
 /// CPU time of all threads, as the scheduler counts it.
@@ -82,32 +114,60 @@ fn cpu_ns(pid: u32) -> Result<u64, String> {
     Ok(all)
 }
 
+/// Of the watched server over the other, in percent; of the other for a request, in us; and of the daemon, in percent of a core.
+#[derive(Default)]
+struct Costs {
+    server: Vec<f64>,
+    each_us: Vec<f64>,
+    daemon: Vec<f64>,
+}
+
+impl Rig {
+    fn costs(&mut self, memtier: &Path, config: &str, rests: bool, interrupt: &Interrupt) -> Result<Costs, String> {
+        let mut costs = Costs::default();
+        for _ in 0..ROUNDS {
+            let mut watched_over_other = [0.0; 2];
+            for (half, ratio) in watched_over_other.iter_mut().enumerate() {
+                let dir = memtier_tests::scratch();
+                let watcher = watch(memtier, dir.path(), &self.servers[half].socket, false, config)?;
+                self.paced(SETTLE_S, interrupt)?;
+                if rests {
+                    self.rest(&[&watcher], REST_MOST_S, interrupt)?;
+                }
+                let (before, began, spent) = (self.cpu_ns()?, Instant::now(), watcher.cpu()?);
+                self.paced(HALF_S, interrupt)?;
+                let after = self.cpu_ns()?;
+                costs.daemon.push(watcher.cpu()?.since(&spent, began.elapsed()).percent());
+                if rests && rested(&watcher)?.is_none_or(|seconds| seconds + 1 < HALF_S) {
+                    return Err("it woke up meanwhile".to_owned());
+                }
+                watcher.end()?;
+                let [watched, other] = [half, 1 - half].map(|n| (after[n] - before[n]) as f64);
+                *ratio = watched / other;
+                costs.each_us.push(other / 1e3 / (HALF_S * RATE) as f64);
+            }
+            costs.server.push(100.0 * ((watched_over_other[0] * watched_over_other[1]).sqrt() - 1.0));
+        }
+        Ok(costs)
+    }
+}
+
 pub fn measure(memtier: &Path, interrupt: &Interrupt) -> Result<Vec<Row>, String> {
     let dir = memtier_tests::scratch();
     let mut rig = Rig::start(dir.path())?;
-    let (mut costs, mut each_us, mut daemon) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let mut watched_over_other = [0.0; 2];
-        for (half, ratio) in watched_over_other.iter_mut().enumerate() {
-            let dir = memtier_tests::scratch();
-            let watcher = watch(memtier, dir.path(), &rig.servers[half].socket, false, CONFIG)?;
-            rig.paced(SETTLE_S, interrupt)?;
-            let (before, began, spent) = (rig.cpu_ns()?, Instant::now(), watcher.cpu()?);
-            rig.paced(HALF_S, interrupt)?;
-            let after = rig.cpu_ns()?;
-            daemon.push(watcher.cpu()?.since(&spent, began.elapsed()).percent());
-            watcher.end()?;
-            let [watched, other] = [half, 1 - half].map(|n| (after[n] - before[n]) as f64);
-            *ratio = watched / other;
-            each_us.push(other / 1e3 / (HALF_S * RATE) as f64);
-        }
-        costs.push(100.0 * ((watched_over_other[0] * watched_over_other[1]).sqrt() - 1.0));
-    }
-    let bound = Interval::of(&costs).map_or_else(String::new, |i| format!("95 % interval {:.2} .. {:.2}; ", i.low, i.high));
-    let what = format!("{bound}CPU time per request of a server of {MIB} MiB at {RATE} requests/s, watched over not watched");
+    rig.balance(memtier, interrupt)?;
+    let rest = rig.costs(memtier, AT_REST, true, interrupt)?;
+    let awake = rig.costs(memtier, AWAKE, false, interrupt)?;
+    let what = |costs: &[f64], how: &str| {
+        let bound = Interval::of(costs).map_or_else(String::new, |i| format!("95 % interval {:.2} .. {:.2}; ", i.low, i.high));
+        format!("{bound}CPU time per request of a server of {MIB} MiB at {RATE} requests/s, watched {how} over not watched")
+    };
+    let at_rest = "at rest (its counters), as by default all but 2 of 32 minutes of a steady server,";
     Ok(vec![
-        Row::new(COST.0, COST.1, COST.2, what, &costs),
-        Row::new("server_cpu_per_request", "us", Goal::None, "not watched; gets, and a set for each miss", &each_us),
-        Row::new("watching_daemon_cpu", "% of a core", Goal::None, "the daemon itself, meanwhile", &daemon),
+        Row::new(COST.0, COST.1, COST.2, what(&rest.server, at_rest), &rest.server),
+        Row::new("server_cpu_cost_awake", "%", Goal::None, what(&awake.server, "with its records"), &awake.server),
+        Row::new("server_cpu_per_request", "us", Goal::None, "not watched; gets, and a set for each miss", &awake.each_us),
+        Row::new("watching_daemon_cpu", "% of a core", Goal::None, "the daemon itself at rest", &rest.daemon),
+        Row::new("watching_daemon_cpu_awake", "% of a core", Goal::None, "and when it reads records", &awake.daemon),
     ])
 }

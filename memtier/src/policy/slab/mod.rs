@@ -1,6 +1,10 @@
 //! Pages of memcached servers where they earn hits: from the class that loses least by one to the class that gains most.
 //! docs/policies/slab-marginal.md is the essay.
 
+mod flash;
+mod rest;
+mod scripts;
+
 use super::{Advice, Class as Rank, Policy, Proposal, View};
 use crate::config::{Caches as Knobs, Config};
 use crate::model::caches::{Class, Gain, Loss};
@@ -10,6 +14,10 @@ use crate::vocab::{
     Action, CacheStream, Charge, ClassId, Hold, Idle, Measure, Need, Place, PolicyId, Quantity, Reason, Rule, ServerId, Source,
     Span, Subject, Time,
 };
+pub use flash::loss;
+use flash::{enough, free_chunks, is_short};
+use rest::{rests, wakes};
+pub use scripts::Script;
 
 /// A server keeps the last two pages of a class.
 const KEPT: u64 = 2;
@@ -40,7 +48,7 @@ impl Policy for SlabMarginal {
         PolicyId::SlabMarginal
     }
     fn wanted(&self, config: &Config) -> bool {
-        !config.cache.is_empty()
+        config.cache.iter().any(|rule| rule.policy() == self.id())
     }
     /// It answers looks; a server that gives none has its turn all the same.
     fn period(&self, config: &Config) -> Option<Span> {
@@ -61,61 +69,83 @@ impl Policy for SlabMarginal {
     }
 
     fn advise(&self, view: &View<'_>) -> Advice {
-        let mut advice = Advice::default();
-        if !view.config.caches.enabled {
-            advice.idles.push(Idle { policy: self.id(), reason: Reason::new(Rule::TurnedOff).note("caches.enabled = false") });
-            return advice;
-        }
-        for (server, _) in (0..).map(ServerId).zip(&view.config.cache) {
-            match step(view, server) {
-                Ok(proposal) => advice.proposals.push(proposal),
-                Err(reason) => advice.holds.push(Hold { subject: Subject::Cache(server), by: self.id(), reason }),
-            }
-        }
-        advice
+        advise(view, self.id(), |server| step(view, server))
     }
+}
+
+/// For each server of the policy a step, or why there is none.
+fn advise(view: &View<'_>, by: PolicyId, step: impl Fn(ServerId) -> Result<Proposal, Reason>) -> Advice {
+    let mut advice = Advice::default();
+    if !view.config.caches.enabled {
+        advice.idles.push(Idle { policy: by, reason: Reason::new(Rule::TurnedOff).note("caches.enabled = false") });
+        return advice;
+    }
+    for (server, _) in (0..).map(ServerId).zip(&view.config.cache).filter(|(_, rule)| rule.policy() == by) {
+        match step(server) {
+            Ok(proposal) => advice.proposals.push(proposal),
+            Err(reason) => advice.holds.push(Hold { subject: Subject::Cache(server), by, reason }),
+        }
+    }
+    advice
+}
+
+fn proposal(by: PolicyId, action: Action, gain: u64, reason: Reason) -> Proposal {
+    Proposal { action, by, class: Rank::CacheInternal, gain, charge: Charge::default(), lifetime: LIFETIME, reason }
+}
+
+/// The server's own mover is switched off before the first page moves.
+fn takeover(view: &View<'_>, server: ServerId, cache: &Cache, by: PolicyId) -> Option<Proposal> {
+    let mode = cache.look.automove.filter(|mode| *mode != 0 && moves(view))?;
+    let proc = cache.server.proc.unwrap_or(server.nobody());
+    let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
+    Some(proposal(by, Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason))
+}
+
+const fn moves(view: &View<'_>) -> bool {
+    view.config.daemon.act && view.config.caches.pages_per_s > 0
 }
 
 fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     let (knobs, now) = (&view.config.caches, view.now);
-    let cache = view.models.caches.get(server).ok_or_else(|| Reason::new(Rule::SourceBlind).note("not heard of yet"))?;
-    let served = view.ledger.served(server);
-    ready(view, cache, served)?;
-    let proc = cache.server.proc.unwrap_or(server.nobody());
-    let proposal = |action, gain, reason| Proposal {
-        action,
-        by: PolicyId::SlabMarginal,
-        class: Rank::CacheInternal,
-        gain,
-        charge: Charge::default(),
-        lifetime: LIFETIME,
-        reason,
-    };
-    // Its own mover rests for one that will do better, and for none else.
-    let moves = view.config.daemon.act && knobs.pages_per_s > 0;
-    let sees = cache.told_for(now).is_some() || cache.lacks(CacheStream::Evictions).is_some();
-    if let Some(mode) = cache.look.automove.filter(|mode| *mode != 0 && moves && sees) {
-        let reason = Reason::new(Rule::SlabTakeover).note(format!("slabs automove is {mode} at {}", cache.server.address));
-        return Ok(proposal(Action::SetMover { server, proc, mode: 0 }, u64::MAX, reason));
+    let (cache, served) = able(view, server)?;
+    if cache.rest().is_none() {
+        ready(cache, knobs, now)?;
     }
-    let Page { from, to, worth, reason } = choose(cache, served, knobs, now)?;
+    let proc = cache.server.proc.unwrap_or(server.nobody());
+    let proposal = |action, gain, reason| proposal(PolicyId::SlabMarginal, action, gain, reason);
+    // Its own mover rests for one that will do better, and for none else.
+    let sees = cache.told_for(now).is_some() || cache.lacks(CacheStream::Evictions).is_some() || cache.rest().is_some();
+    if let Some(step) = takeover(view, server, cache, PolicyId::SlabMarginal).filter(|_| sees) {
+        return Ok(step);
+    }
+    if let Some((chunks, reason)) = free_chunks(cache, served, knobs, now).filter(|_| moves(view) && sees) {
+        return Ok(proposal(Action::SetFree { server, proc, chunks }, u64::MAX, reason));
+    }
+    if let Some(reason) = wakes(cache, knobs, now) {
+        return Ok(proposal(Action::SetWatch { server, proc, on: true }, u64::MAX, reason?));
+    }
+    let Page { from, to, worth, reason } = match choose(cache, served, knobs, now) {
+        Ok(page) => page,
+        Err(reason) => {
+            let rests = rests(cache, served, knobs, now, &reason).ok_or(reason)?;
+            return Ok(proposal(Action::SetWatch { server, proc, on: false }, 0, rests));
+        }
+    };
     Ok(proposal(Action::MoveSlabPage { server, proc, from, to }, worth, reason))
 }
 
 /// Whether anything may be done at all.
-fn ready(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), Reason> {
-    let (knobs, now) = (&view.config.caches, view.now);
-    let since = match &cache.sight {
-        Sight::Seeing { since } => *since,
+fn able<'v>(view: &View<'v>, server: ServerId) -> Result<(&'v Cache, Option<&'v Served>), Reason> {
+    let now = view.now;
+    let cache = view.models.caches.get(server).ok_or_else(|| Reason::new(Rule::SourceBlind).note("not heard of yet"))?;
+    let served = view.ledger.served(server);
+    match &cache.sight {
+        Sight::Seeing { .. } => {}
         Sight::Blind { why, .. } => return Err(Reason::new(Rule::SourceBlind).note(why.clone())),
         Sight::Never => return Err(Reason::new(Rule::SourceBlind).note("not heard of yet")),
-    };
+    }
     if !cache.server.reassign {
         return Err(Reason::new(Rule::HostLacks).note(format!("{} was started without slab_reassign", cache.server.address)));
-    }
-    if cache.server.extstore {
-        let note = "it has extstore, whose needs its own mover knows; `memtier slab-automove` moves pages of such servers";
-        return Err(Reason::new(Rule::HostLacks).note(format!("{}: {note}", cache.server.address)));
     }
     if let Some(served) = served {
         if let Some(until) = served.futile_until().filter(|until| *until > now) {
@@ -131,7 +161,13 @@ fn ready(view: &View<'_>, cache: &Cache, served: Option<&Served>) -> Result<(), 
     if cache.look.moving {
         return Err(Reason::new(Rule::InFlight).note("the server moves a page"));
     }
-    let (watched, warmup) = (cache.told_for(now).unwrap_or(now.since(since)), Span::from_secs(knobs.warmup_s));
+    Ok((cache, served))
+}
+
+/// Whether enough was seen.
+fn ready(cache: &Cache, knobs: &Knobs, now: Time) -> Result<(), Reason> {
+    let seen = if let Sight::Seeing { since } = cache.sight { now.since(since) } else { Span::ZERO };
+    let (watched, warmup) = (cache.told_for(now).unwrap_or(seen), Span::from_secs(knobs.warmup_s));
     if cache.looked.is_none() || watched < warmup {
         return Err(Reason::new(Rule::WarmUp)
             .saw(Measure::Watched, watched, warmup, "caches.warmup_s")
@@ -162,7 +198,8 @@ struct Giver {
 /// The page whose move earns most, or why none moves.
 fn choose(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> Result<Page, Reason> {
     let sources = sources(cache, served, knobs, now);
-    let gaining = cache.classes().filter(|(_, class)| class.evicts(now, Span(window(knobs).0 * EVICTED)));
+    let evicts = |class: &Class| class.evicts(now, Span(window(knobs).0 * EVICTED));
+    let gaining = cache.classes().filter(|(_, class)| evicts(class) || is_short(cache, class, knobs, now));
     let (mut best, mut refusal): (Option<Page>, Option<(u64, Reason)>) = (None, None);
     for (id, class) in gaining {
         match page_for(cache, served, knobs, now, (id, class), &sources) {
@@ -184,10 +221,10 @@ const fn window(knobs: &Knobs) -> Span {
 
 /// Cheapest first.
 fn sources(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> Vec<Giver> {
-    let (window, payback) = (window(knobs), Span::from_secs(knobs.payback_s));
+    let window = window(knobs);
     let source = |(id, class): (ClassId, &Class)| {
         let pages = class.now.pages;
-        let loss = cache.loss(class, now, window, payback);
+        let loss = loss(cache, class, knobs, now);
         // Who was given a page keeps it, but for what it did not come to use.
         let got = served.and_then(|served| served.got_at(Place::Class(id))).is_some_and(|at| now.since(at) < window);
         let lasting = loss.milli.saturating_mul(1000 + knobs.hysteresis_permil) / 1000;
@@ -210,7 +247,7 @@ fn page_for(
 ) -> Result<Page, (u64, Reason)> {
     let others = move || sources.iter().filter(move |source| source.id != id);
     let most: u64 = others().map(|source| source.pages - KEPT).sum();
-    let known = gains(cache, class, now, window(knobs), most);
+    let known = gains(cache, class, knobs, now, most);
     // As many pages as there are that cost less than they earn there.
     let affordable = |gain: &Gain| {
         others().filter(|source| source.price < gain.milli).map(|source| source.pages - KEPT).sum::<u64>() >= gain.pages
@@ -233,7 +270,7 @@ fn page_for(
         let reason = Reason::new(Rule::HasFree).saw(Measure::SlabPages, pool, Quantity::count(0), "");
         return refuse(reason.note(format!("class {} takes of the pool", id.0)));
     }
-    let needs = class.appetite(now, window(knobs), AHEAD);
+    let needs = class.appetite(now, window(knobs), AHEAD).saturating_add(enough(cache, class, knobs));
     if class.now.free > needs {
         let reason =
             Reason::new(Rule::HasFree).saw(Measure::FreeChunks, Quantity::count(class.now.free), Quantity::count(needs), "");
@@ -262,11 +299,17 @@ fn page_for(
 
 /// By the records of evictions; by counters where there are none: the page that would come is asked for about as often as the
 /// last one that is there.
-fn gains(cache: &Cache, class: &Class, now: Time, window: Span, most: u64) -> Vec<Gain> {
+pub fn gains(cache: &Cache, class: &Class, knobs: &Knobs, now: Time, most: u64) -> Vec<Gain> {
+    let window = window(knobs);
+    // What is evicted all the same, for flash is slow, is lost as elsewhere.
+    let reads = is_short(cache, class, knobs, now).then(|| flash::gain(cache, class, knobs, now)).flatten().filter(|_| most > 0);
     if cache.told_for(now).is_some() {
-        return class.gains(now, window, most);
+        return class.gains(now, window, most).into_iter().chain(reads).collect();
     }
-    let last = cache.loss(class, now, window, Span::ZERO);
+    if reads.is_some() {
+        return reads.into_iter().collect();
+    }
+    let last = cache.loss(class, now, window, Span::ZERO, 0);
     let known = cache.lacks(CacheStream::Evictions).is_some() && most > 0 && !last.free;
     known.then_some(Gain { pages: 1, milli: last.milli / 5 * 4, samples: 0, inferred: true }).into_iter().collect()
 }
@@ -303,9 +346,13 @@ fn dearest(gain: &Gain, source: &Giver, knobs: &Knobs) -> Option<u64> {
 }
 
 fn by(gain: &Gain, source: &Giver) -> String {
-    let known = if gain.inferred { "inferred from" } else { "by" };
+    let known = match gain {
+        Gain { samples: 0, .. } => "by its last page".to_owned(),
+        Gain { samples, inferred: true, .. } => format!("inferred from {samples} keys that came back"),
+        Gain { samples, inferred: false, .. } => format!("by {samples} keys that came back"),
+    };
     let way = if source.loss.free { "; that page is free".to_owned() } else { format!("; {} items go with it", source.loss.once) };
-    format!("{known} {} keys that came back, {} pages on{way}", gain.samples, gain.pages)
+    format!("{known}, {} pages on{way}", gain.pages)
 }
 
 /// Every page costs more than it would earn.

@@ -1,0 +1,87 @@
+//! What flash behind a server (extstore) changes. Items of large classes that are next to go are written there and leave a header in
+//! a small class: what would be a miss is a read of flash. A header that goes takes its item with it.
+
+use super::{Knobs, window};
+use crate::model::Cache;
+use crate::model::caches::{Class, Gain, Loss};
+use crate::plan::Served;
+use crate::vocab::{ClassId, Measure, Quantity, Reason, Rule, Span, Time};
+
+/// Free pages of a class that writes to flash, in tenths, at least: the room for items of a page that goes.
+const FREE_TENTHS: u64 = 15;
+/// What a class shall have free follows its size this often.
+const CHECK: Span = Span::from_secs(60);
+/// Later servers do not heed that, and keep up to so many pages free of a class while the pool is low.
+const FREE_MOST: u64 = 3;
+/// A class with fewer pages than this beyond what it keeps free has too few items to show what a page earns. Each of its items is
+/// then taken to be asked for once in so many times the age of its oldest.
+const FEW: u64 = 4;
+const AGES: u64 = 4;
+/// The next page earns at most this part of what the last one does, in percent.
+const NEXT: u64 = 80;
+
+/// Chunks that a class shall have free: it writes to flash while it has fewer. None where nothing goes to flash.
+pub(super) fn kept_free(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
+    if !cache.writes_to_flash(class) {
+        return 0;
+    }
+    (class.chunks().saturating_mul(knobs.flash_free_permil) / 1000).max(class.now.chunks_per_page * FREE_TENTHS / 10)
+}
+
+/// What a page less costs; where it is on flash then, a hit less is a read more.
+pub fn loss(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Loss {
+    // What it has free is written free again as soon as it is taken.
+    let writes = cache.writes_to_flash(class) && class.rates(now, window(knobs)).sets > 0;
+    let kept = if writes { u64::MAX } else { kept_free(cache, class, knobs) };
+    let loss = cache.loss(class, now, window(knobs), Span::from_secs(knobs.payback_s), kept);
+    Loss { milli: priced(cache, class, knobs, loss.milli), ..loss }
+}
+
+fn priced(cache: &Cache, class: &Class, knobs: &Knobs, milli: u64) -> u64 {
+    if cache.writes_to_flash(class) { milli.saturating_mul(knobs.flash_read_permil) / 1000 } else { milli }
+}
+
+/// More than this is room for what comes.
+pub(super) fn enough(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
+    let kept = kept_free(cache, class, knobs);
+    if kept == 0 { 0 } else { kept.max(class.now.chunks_per_page * FREE_MOST) }
+}
+
+/// Whether it would put a page to use: it writes to flash because it has no more free than it shall.
+pub(super) fn is_short(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> bool {
+    cache.writes_to_flash(class) && class.now.free <= enough(cache, class, knobs) && class.rates(now, window(knobs)).sets > 0
+}
+
+/// Nobody tells which reads of flash a larger class would have saved: of a page more they are put as near to those of the last one
+/// that is there as its hits show.
+pub(super) fn gain(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Option<Gain> {
+    let last = loss(cache, class, knobs, now);
+    let page = class.now.chunks_per_page;
+    let few = class.chunks().saturating_sub(kept_free(cache, class, knobs)) < page * FEW;
+    let by_age = if few { page * 1000 / (class.now.age.max(1) * AGES) } else { 0 };
+    let milli = (last.milli / 100 * NEXT).max(priced(cache, class, knobs, by_age));
+    (!last.free).then_some(Gain { pages: 1, milli, samples: 0, inferred: true })
+}
+
+/// What classes must be told to keep free: all once, and each minute those for which it changed.
+pub(super) fn free_chunks(
+    cache: &Cache,
+    served: Option<&Served>,
+    knobs: &Knobs,
+    now: Time,
+) -> Option<(Vec<(ClassId, u64)>, Reason)> {
+    let due = served.and_then(|served| served.freed_at).is_none_or(|at| now.since(at) >= CHECK);
+    let told = |id| served.and_then(|served| served.kept_free(id));
+    let news = |(id, class): (ClassId, &Class)| {
+        let chunks = kept_free(cache, class, knobs);
+        let known = told(id);
+        (chunks > 0 && known != Some(chunks) && (due || known.is_none())).then_some((id, chunks))
+    };
+    let news: Vec<(ClassId, u64)> = cache.classes().filter_map(news).collect();
+    let &(first, chunks) = news.first()?;
+    let (free, shall) = (cache.class(first)?.now.free, Quantity::count(chunks));
+    let reason = Reason::new(Rule::SlabFlash)
+        .saw(Measure::FreeChunks, Quantity::count(free), shall, "caches.flash_free_permil")
+        .note(format!("class {} of {} at {}", first.0, news.len(), cache.server.address));
+    Some((news, reason))
+}
