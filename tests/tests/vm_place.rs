@@ -474,9 +474,9 @@ impl Group {
     }
     fn bind(&self, placer: &mut Placer<Shared>, proc: ProcKey, cpus: &str) -> Outcome {
         let id = CgroupId(fs::metadata(self.dir()).expect("there").ino());
-        let cgroup = Some(memtier::vocab::Group { id, path: format!("/{}", self.0), members: vec![proc] });
+        let whom = Whom::Cgroup(memtier::vocab::Group { id, path: format!("/{}", self.0), members: vec![proc] });
         let cpus = CpuMask::parse(cpus).expect("a list").cpus().collect();
-        placer.apply(&step(Action::Bind { proc, cpus, cgroup }, vec![Guard::Alive(proc)]))
+        placer.apply(&step(Action::Bind { proc, cpus, whom }, vec![Guard::Alive(proc)]))
     }
 }
 

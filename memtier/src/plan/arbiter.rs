@@ -415,8 +415,8 @@ const fn is_page_out(action: &Action) -> bool {
 /// A bind looks at every thread, sets it, and looks again.
 fn bind_calls(view: &View<'_>, action: &Action) -> u64 {
     match action {
-        Action::Bind { proc, cgroup, .. } => {
-            let members = cgroup.as_ref().map_or(std::slice::from_ref(proc), |group| &group.members);
+        Action::Bind { proc, cpus: _, whom } => {
+            let members = whom.cgroup().map_or(std::slice::from_ref(proc), |group| &group.members);
             let threads = members.iter().filter_map(|proc| view.models.procs.sample(*proc)).map(|s| u64::from(s.threads));
             threads.sum::<u64>() * BIND_CALLS
         }

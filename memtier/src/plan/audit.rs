@@ -230,7 +230,9 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     let last = placed.moved_at.map_or(at, |moved| moved.max(at));
     let threads = matches!(&step.action, Action::Bind { whom: Whom::Threads(_), .. });
     let settled = view.now.since(last) >= Span::from_secs(view.config.numa.settle_s);
-    ensure(threads || settled, "it was placed within numa.settle_s")
+    // Fewer of those it has, as long as nothing of it was moved: it may have been bound while it came up.
+    let fewer = placed.moved_at.is_none() && cpus.len() < placed.cpus.len() && cpus.iter().all(|cpu| placed.cpus.contains(cpu.0));
+    ensure(threads || settled || fewer, "it was placed within numa.settle_s")
 }
 
 /// Threads on their own: never the main one, of which the kernel tells where new ones run; and none twice within the settle time.
@@ -578,6 +580,9 @@ mod tests {
         placed(ALL, 500, bound, &some(&[0, 1], &[22]), "ok");
         placed(ALL, 500, bound, &some(&[0, 1], &[22, 23]), "threads of it were bound within numa.settle_s");
         placed(ALL, 500, bound, &bind(&[0, 1]), "threads of it were bound within numa.settle_s");
+        let whole = |host: &mut Host| host.governor.bound(ANNA, &[2, 3], &[], host.now);
+        placed(ALL, 500, whole, &bind(&[2]), "ok");
+        placed(ALL, 500, whole, &bind(&[1, 2]), "it was placed within numa.settle_s");
         let long_ago = |host: &mut Host| host.governor.bound(ANNA, &[2, 3], &[21, 23], secs(1));
         placed(ALL, 500, long_ago, &some(&[0, 1], &[22, 23]), "ok");
         placed(ALL, 500, long_ago, &bind(&[0, 1]), "ok");
