@@ -172,13 +172,13 @@ impl Ground {
         while begun.elapsed() < WINDOW.max(changed + QUIET).min(MOST) {
             std::thread::sleep(LOOK_EVERY);
             let now = lies(toucher.pid(), &pages)?;
-            for (count, (was, is)) in crossed.iter_mut().zip(last.iter().zip(&now)) {
-                if was != is {
+            // One that is on its way is on no node.
+            for (count, (was, is)) in crossed.iter_mut().zip(last.iter_mut().zip(now)).filter(|(_, (_, is))| *is >= 0) {
+                if *was != is {
+                    (*was, changed) = (is, begun.elapsed());
                     *count += 1;
-                    changed = begun.elapsed();
                 }
             }
-            last = now;
         }
         let _ = fs::write("/proc/sys/kernel/numa_balancing", "0");
         demote(false)?;
