@@ -1,7 +1,7 @@
 //! `memtier slab-automove`, and memtier called as one of memcached's automover scripts: their command line. docs/slab-automove.md.
 
 use super::{Common, Ended, Exit, Trouble};
-use crate::compat::slab::{Mode, Script, Settings};
+use crate::compat::slab::{Mode, Script, Settings, defaults};
 use crate::daemon::automove::{AutomoveError, Start};
 use crate::daemon::levers;
 use crate::daemon::lock::LockError;
@@ -31,16 +31,16 @@ pub struct Args {
     #[arg(short, long)]
     automove: bool,
     /// Looks that are remembered; nothing is decided on fewer
-    #[arg(short, long, value_name = "N", default_value_t = 30, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=86_400))]
+    #[arg(short, long, value_name = "N", default_value_t = defaults::WINDOW, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=86_400))]
     window: usize,
     /// A class is too young below this share of the age of the oldest
-    #[arg(short, long, value_name = "SHARE", default_value_t = 0.8, value_parser = share)]
+    #[arg(short, long, value_name = "SHARE", default_value_t = defaults::RATIO, value_parser = share)]
     ratio: f64,
     /// Share of chunks and pages that is kept free
-    #[arg(short, long, value_name = "SHARE", default_value_t = 0.005, value_parser = share)]
+    #[arg(short, long, value_name = "SHARE", default_value_t = defaults::FREE, value_parser = share)]
     free: f64,
     /// Items of less bytes stay in memory
-    #[arg(short = 'z', long, value_name = "BYTES", default_value_t = 512)]
+    #[arg(short = 'z', long, value_name = "BYTES", default_value_t = defaults::SIZE)]
     size: u64,
     /// As the sister script does, for servers without flash: -f and -z mean nothing
     #[arg(long)]

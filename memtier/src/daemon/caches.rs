@@ -234,15 +234,16 @@ impl Caches {
         let life = same_life(step, &general)?;
         still_meant(step)?;
         let (address, auth_file) = (post.server.address.to_string(), post.auth_file.clone());
-        let (footprint, all) = (self.0.footprint.clone(), chunks.to_vec());
+        let setting = |&(class, chunks): &(ClassId, u64)| {
+            let (server, auth_file) = (address.clone(), auth_file.clone());
+            (ServerSetting { server, auth_file, life, what: What::FreeMemchunks(class) }, chunks)
+        };
+        let settings: Vec<(ServerSetting, u64)> = chunks.iter().map(setting).collect();
+        let (footprint, all) = (self.0.footprint.clone(), settings.clone());
         let kept = tokio::task::spawn_blocking(move || {
             let mut footprint = footprint.lock();
             footprint.outlived(&address, life)?;
-            all.into_iter().try_for_each(|(class, chunks)| {
-                let (server, auth_file) = (address.clone(), auth_file.clone());
-                let setting = ServerSetting { server, auth_file, life, what: What::FreeMemchunks(class) };
-                footprint.announce(&setting, None, &chunks.to_string())
-            })
+            all.iter().try_for_each(|(setting, chunks)| footprint.announce(setting, None, &chunks.to_string()))
         });
         let kept = kept.await.map_err(|error| failed(step, &error.to_string())).map_err(Trouble::Ends)?;
         kept.map_err(|error| Trouble::Ends(failed(step, &error.to_string())))?;
@@ -252,7 +253,16 @@ impl Caches {
             Answer::Said(said) if said.reply != Reply::Ok => Some(said.line),
             Answer::Said(_) | Answer::Stats(_) => None,
         });
-        refused.map_or(Ok(()), |line| Err(Trouble::Ends(failed(step, &line))))
+        // Whoever put things back meanwhile did so before this.
+        let footprint = self.0.footprint.clone();
+        let held = move || settings.iter().all(|(setting, _)| footprint.lock().holds(setting));
+        if !tokio::task::spawn_blocking(held).await.unwrap_or(false) {
+            let back: Vec<Command> = chunks.iter().map(|(class, _)| Command::Set(Lever::FreeMemchunks(*class, 0))).collect();
+            connection.talk(&back).await?;
+            return Err(Trouble::Ends(failed(step, "they were to be put back meanwhile")));
+        }
+        // What it refuses it would refuse again.
+        refused.map_or(Ok(()), |line| Err(Trouble::Ends(End::Partial(line))))
     }
 
     /// The log knows how to put it back before it changes.

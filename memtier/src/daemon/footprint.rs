@@ -377,9 +377,12 @@ impl Footprint {
         if old == new {
             return Ok(true);
         }
-        // Whoever changed it after us is right, and takes it over.
+        // Whoever changed it after us is right, and takes it over. Cgroups are asked for again and again: that this one is
+        // somebody else's is kept as long as it is wanted.
         if self.kept.files.iter().any(|held| held.setting == setting && held.old != old && !held.ours.contains(&old)) {
-            self.append(Entry::Released(setting))?;
+            if !matches!(setting, Setting::Cpuset { .. }) {
+                self.append(Entry::Released(setting))?;
+            }
             return Ok(false);
         }
         self.append(Entry::Change { setting: setting.clone(), old: old.clone(), new: new.to_owned() })?;
@@ -439,9 +442,24 @@ impl Footprint {
     ) -> Result<Vec<Undone>, FootprintError> {
         let goes = |held: &Held| matches!(&held.setting, Setting::Server(setting) if !keep(setting));
         let goes: Vec<Setting> = self.kept.files.iter().filter(|held| goes(held)).map(|held| held.setting.clone()).collect();
-        let mut told = Vec::new();
-        for setting in goes {
-            told.extend(self.put_back(host, setting)?);
+        self.put_all_back(host, goes)
+    }
+
+    /// A server that does not answer is asked once, for it takes seconds, and there may be many settings of it.
+    fn put_all_back(&mut self, host: &mut impl Settings, settings: Vec<Setting>) -> Result<Vec<Undone>, FootprintError> {
+        let (mut told, mut silent) = (Vec::new(), BTreeMap::<String, Verdict>::new());
+        for setting in settings {
+            let server = if let Setting::Server(one) = &setting { Some(one.server.clone()) } else { None };
+            if let Some(verdict) = server.as_ref().and_then(|server| silent.get(server)) {
+                let old = self.kept.files.iter().find(|held| held.setting == setting).map(|held| held.old.clone());
+                told.extend(old.map(|old| Undone { setting, old, verdict: verdict.clone() }));
+                continue;
+            }
+            let undone = self.put_back(host, setting)?;
+            if let (Some(server), Some(Undone { verdict: verdict @ Verdict::Failed { .. }, .. })) = (server, &undone) {
+                silent.insert(server, verdict.clone());
+            }
+            told.extend(undone);
         }
         Ok(told)
     }
@@ -524,7 +542,7 @@ impl Footprint {
         Ok(told)
     }
 
-    /// Puts everything back, newest first, and removes the log when nothing is held any more.
+    /// Puts everything back, settings newest first, and removes the log when nothing is held any more.
     pub fn undo(&mut self, host: &mut (impl Settings + Threads)) -> Result<Vec<Undone>, FootprintError> {
         let mut told = Vec::new();
         // Before affinities: what a cpuset forbids cannot be given back.
@@ -534,11 +552,9 @@ impl Footprint {
         for proc in self.bound().collect::<Vec<_>>() {
             told.extend(self.unbind(host, proc)?);
         }
-        let mut settings: Vec<Setting> = self.kept.files.iter().map(|held| held.setting.clone()).collect();
-        settings.reverse();
-        for setting in settings {
-            told.extend(self.put_back(host, setting)?);
-        }
+        let rest = self.kept.files.iter().rev().map(|held| held.setting.clone());
+        let rest: Vec<Setting> = rest.filter(|setting| !matches!(setting, Setting::Cpuset { .. })).collect();
+        told.extend(self.put_all_back(host, rest)?);
         if self.kept.is_empty() {
             match std::fs::remove_file(&self.path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -45,6 +45,8 @@ const YOUNG_PARTS: u64 = 8;
 const YOUNG_LEAST: Span = Span::from_millis(100);
 /// A look takes 60 us and more.
 const MOST_YOUNG: usize = 64;
+/// Who is not wanted bound for so long is set free.
+const UNWANTED: Span = Span::from_millis(900);
 /// What the kernel would not put back is tried again after so long.
 const UNBIND_AGAIN: Span = Span::from_secs(60);
 /// All processes are looked at this often, for those that grew without fork or exec; and the host, for nodes and CPUs that came
@@ -94,8 +96,8 @@ pub struct Live {
     pub(super) waiting: Vec<Waiting>,
     /// Steps under way.
     open: BTreeMap<StepId, Action>,
-    /// Bound processes and cgroups that nothing wanted bound at the last tick.
-    unwanted: BTreeSet<Subject>,
+    /// Bound processes and cgroups that nothing wants bound, and since when.
+    unwanted: BTreeMap<Subject, Time>,
     /// Of these, what the kernel would not let go, and when that was.
     refused: BTreeMap<Subject, Time>,
     asks: mpsc::Receiver<Ask>,
@@ -142,7 +144,7 @@ impl Live {
             tally: Tally::default(),
             waiting: Vec::new(),
             open: BTreeMap::new(),
-            unwanted: BTreeSet::new(),
+            unwanted: BTreeMap::new(),
             refused: BTreeMap::new(),
             asks,
             door: door.clone(),
@@ -389,14 +391,15 @@ impl Live {
     }
 
     /// Sets processes free that nothing wants bound any more, and forgets those that are gone. A program that was just
-    /// executed is selected again with the next look at it: one tick is not enough.
+    /// executed is selected again with the next look at it, so it takes a while.
     fn unbind(&mut self) {
         let held = bound(&self.footprint.lock());
-        let unwanted: BTreeSet<Subject> = held.into_iter().filter(|one| !self.wanted(*one)).collect();
         let now = boottime();
-        self.refused.retain(|one, at| unwanted.contains(one) && now.since(*at) < UNBIND_AGAIN);
-        for one in unwanted.intersection(&self.unwanted).filter(|one| !self.refused.contains_key(one)).copied().collect::<Vec<_>>()
-        {
+        let since = |one: Subject| (one, self.unwanted.get(&one).copied().unwrap_or(now));
+        self.unwanted = held.into_iter().filter(|one| !self.wanted(*one)).map(since).collect();
+        self.refused.retain(|one, at| self.unwanted.contains_key(one) && now.since(*at) < UNBIND_AGAIN);
+        let due = self.unwanted.iter().filter(|(one, at)| now.since(**at) >= UNWANTED && !self.refused.contains_key(one));
+        for one in due.map(|(one, _)| *one).collect::<Vec<_>>() {
             let mut footprint = self.footprint.lock();
             let undone = match one {
                 Subject::Proc(proc) => footprint.unbind(&mut HostSettings, proc),
@@ -412,7 +415,6 @@ impl Live {
                 self.refused.insert(one, now);
             }
         }
-        self.unwanted = unwanted;
     }
 
     /// Whether somebody is still to be placed by what is bound.

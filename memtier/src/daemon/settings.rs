@@ -4,8 +4,10 @@
 //! Deliberately absent: BPF run-time statistics. They are switched on by a descriptor that ends with the process.
 
 use super::footprint::{Footprint, FootprintError, HostSettings};
-use crate::config::Config;
+use super::levers::{ServerSetting, What};
+use crate::config::{CacheRule, Config};
 use crate::observe::memcached::Address;
+use crate::vocab::PolicyId;
 use std::path::{Path, PathBuf};
 
 /// `daemon.page_cluster` at or over this leaves the host's value.
@@ -28,11 +30,16 @@ pub fn apply(footprint: &mut Footprint, config: &Config) {
             Err(error) => told(&error),
         }
     }
-    // Whose pages are no longer moved has its own mover again.
-    let moved =
-        |server: &str| config.cache.iter().any(|rule| rule.server.parse::<Address>().is_ok_and(|a| a.to_string() == server));
+    // Whose pages are no longer moved has its own mover again; what a class keeps free is no business of the plain script.
+    let wanted_there = |setting: &ServerSetting| {
+        let there = |rule: &&CacheRule| rule.server.parse::<Address>().is_ok_and(|a| a.to_string() == setting.server);
+        config.cache.iter().find(there).is_some_and(|rule| match setting.what {
+            What::Automove => true,
+            What::FreeMemchunks(_) => rule.policy() != PolicyId::SlabAutomove,
+        })
+    };
     let acts = config.daemon.act && config.caches.enabled;
-    match footprint.restore_servers(&mut HostSettings, |setting| acts && moved(&setting.server)) {
+    match footprint.restore_servers(&mut HostSettings, |setting| acts && wanted_there(setting)) {
         Ok(undone) => undone.iter().for_each(|undone| tracing::info!(%undone, "setting")),
         Err(error) => told(&error),
     }

@@ -131,8 +131,9 @@ impl std::fmt::Debug for Start {
     }
 }
 
-/// Sources, readers and the loop share one thread: what one tells another then wakes no CPU. What may wait for the kernel has
-/// threads of its own.
+/// Sources, readers and the loop share one thread: what one tells another then wakes no CPU. Walks, hands, looks at /proc and the
+/// decision log have threads of their own; the loop itself waits for the disk when it keeps a setting or ends a segment of a
+/// recording, and for servers whose settings go back.
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().thread_name("memtier-io").enable_all().build()
 }
@@ -270,9 +271,12 @@ enum Room {
     Drops,
 }
 
+/// So many events in a row; then the loop, which has the same thread, takes them. What waits in the kernel's ring is not lost.
+const OFFERS: u32 = 256;
+
 /// Carries a source's events to the loop for as long as it runs.
 fn pump<O: Observer + Send + 'static>(runtime: &Handle, inlet: &Inlet, mut observer: O, room: Room) {
-    let inlet = inlet.clone();
+    let (inlet, mut offered) = (inlet.clone(), 0);
     runtime.spawn(async move {
         loop {
             let event = observer.next().await;
@@ -282,6 +286,10 @@ fn pump<O: Observer + Send + 'static>(runtime: &Handle, inlet: &Inlet, mut obser
                     if room == Room::Drops && !matches!(kernel, KernelEvent::TaskMoved { .. } | KernelEvent::PagesMoved { .. }) =>
                 {
                     inlet.offer(kernel_source(kernel), event);
+                    offered += 1;
+                    if offered % OFFERS == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 _ => {
                     if !inlet.put(event).await {

@@ -106,7 +106,7 @@ async fn off_loop<T: Send + 'static>(look: impl FnOnce() -> Result<T, ReadError>
 }
 
 /// At once, and then at whole multiples of the period on the kernel's clock: what looks as often looks at the same moment, and
-/// wakes a CPU once. Ticks that were missed are left out: two looks in a row tell nothing.
+/// wakes a CPU once. Ticks that were missed are left out; one that is late may be close to the next.
 pub(crate) fn every(period: Duration) -> Interval {
     let past = Duration::from_nanos(boottime().0 % period.as_nanos().max(1) as u64);
     let now = Instant::now();

@@ -158,8 +158,8 @@ fn unsettled(view: &View<'_>, proposal: &Proposal) -> Option<Reason> {
     })
 }
 
-/// One walk, one arming, one taking and one placing of a process at a time; and one page of a server, while none of its memory
-/// is taken.
+/// One walk, one arming, one taking and one placing of a process at a time; and one step about a server, which moves or sets nothing
+/// while any of its memory is taken.
 fn busy(in_flight: &BTreeMap<StepId, Flight>, proposal: &Proposal) -> Option<Reason> {
     const fn hand(action: &Action) -> u8 {
         match action {
@@ -171,7 +171,7 @@ fn busy(in_flight: &BTreeMap<StepId, Flight>, proposal: &Proposal) -> Option<Rea
             Action::SetWatch { .. } => 5,
         }
     }
-    let apart = |one: u8, other: u8| one == other || (one.min(other), one.max(other)) == (2, 4);
+    let apart = |one: u8, other: u8| one == other || matches!((one.min(other), one.max(other)), (2, 4) | (4, 5));
     let same = |step: &&Step| step.action.proc() == proposal.action.proc() && apart(hand(&step.action), hand(&proposal.action));
     in_flight
         .values()
@@ -412,13 +412,15 @@ const fn is_page_out(action: &Action) -> bool {
     matches!(action, Action::PageOut { .. })
 }
 
-/// A bind looks at every thread, sets it, and looks again.
+/// A bind looks at every thread, sets it, and looks again; of a cgroup all are looked at twice, and one file is written. It cannot
+/// be halved: one for which the budget of a window is too small takes a whole one.
 fn bind_calls(view: &View<'_>, action: &Action) -> u64 {
     match action {
         Action::Bind { proc, cpus: _, whom } => {
             let members = whom.cgroup().map_or(std::slice::from_ref(proc), |group| &group.members);
             let threads = members.iter().filter_map(|proc| view.models.procs.sample(*proc)).map(|s| u64::from(s.threads));
-            threads.sum::<u64>() * BIND_CALLS
+            let each = if whom.cgroup().is_some() { BIND_CALLS / 2 } else { BIND_CALLS };
+            (threads.sum::<u64>() * each).min(limits(view.config).syscalls)
         }
         Action::Scan { .. }
         | Action::Arm { .. }

@@ -220,19 +220,27 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     let ours = view.ledger.placed(proc).and_then(|placed| Some((placed, placed.bound_at?)));
     let inherited =
         |placed: &Placed| placed.parts.iter().any(|part| part.tids.is_empty() && part.cpus.iter().eq(allowed.iter().copied()));
+    let members =
+        || step_group(step).into_iter().flat_map(|group| &group.members).chain([&proc]).filter_map(|one| view.ledger.placed(*one));
     let Some((placed, at)) = ours else {
-        let born = view.ledger.placed(proc).is_some_and(inherited);
+        let with_us = |placed: &Placed| placed.bound_at.is_some() && placed.cpus.iter().eq(allowed.iter().copied());
+        let born = members().any(with_us) || view.ledger.placed(proc).is_some_and(inherited);
         return ensure(born || allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it");
     };
     let own =
         inherited(placed) || placed.cpus.iter().eq(allowed.iter().copied()) || info.sampled_at.is_some_and(|sampled| sampled <= at);
     ensure(own || allowed.is_empty() || online.is_subset(&allowed), "somebody else bound it")?;
-    let last = placed.moved_at.map_or(at, |moved| moved.max(at));
+    let moved = members().filter_map(|placed| placed.moved_at).max();
+    let last = moved.map_or(at, |moved| moved.max(at));
     let threads = matches!(&step.action, Action::Bind { whom: Whom::Threads(_), .. });
     let settled = view.now.since(last) >= Span::from_secs(view.config.numa.settle_s);
     // Fewer of those it has, as long as nothing of it was moved: it may have been bound while it came up.
-    let fewer = placed.moved_at.is_none() && cpus.len() < placed.cpus.len() && cpus.iter().all(|cpu| placed.cpus.contains(cpu.0));
+    let fewer = moved.is_none() && cpus.len() < placed.cpus.len() && cpus.iter().all(|cpu| placed.cpus.contains(cpu.0));
     ensure(threads || settled || fewer, "it was placed within numa.settle_s")
+}
+
+const fn step_group(step: &Step) -> Option<&Group> {
+    if let Action::Bind { whom, .. } = &step.action { whom.cgroup() } else { None }
 }
 
 /// Threads on their own: never the main one, of which the kernel tells where new ones run; and none twice within the settle time.

@@ -74,6 +74,9 @@ impl Governor {
                 self.reschedule(at);
             }
             Event::Config(_) => {
+                if !(self.config.daemon.act && self.config.caches.enabled) {
+                    self.ledger.servers_put_back();
+                }
                 self.judge_all();
                 self.reschedule(at);
             }

@@ -57,6 +57,9 @@ pub struct Taken {
     pub walks: u32,
 }
 
+/// Threads kept of a part: eight times as many as are told apart at a time (model/threads).
+const PART_MOST: usize = 1024;
+
 /// Threads of a process that were given CPUs of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -115,6 +118,8 @@ impl Placed {
             Some(part) => {
                 part.tids.extend(tids);
                 part.tids.sort_unstable();
+                // Most of so many ended long ago; the first ones are the oldest.
+                part.tids.drain(..part.tids.len().saturating_sub(PART_MOST));
                 part.at = at;
             }
             None => self.parts.push(Part { cpus, tids: tids.to_vec(), at }),
@@ -304,6 +309,11 @@ impl Ledger {
         self.served.entry(server).or_default().met(life);
     }
 
+    /// Nobody acts any more: what was set on servers goes back.
+    pub(super) fn servers_put_back(&mut self) {
+        self.served.values_mut().for_each(Served::put_back);
+    }
+
     pub fn accounts(&self) -> impl Iterator<Item = (ProcKey, &Account)> {
         self.accounts.iter().map(|(&proc, account)| (proc, account))
     }
@@ -489,7 +499,9 @@ impl Ledger {
             End::Done | End::Partial(_) | End::Failed(_) => {
                 // Threads that somebody else bound are left alone, and binding the others was not in vain.
                 let least = if matches!(step.action, Action::Bind { .. }) { 1 } else { done.asked.0.div_ceil(2) };
-                let fruitless = done.pages.0 < least || matches!(outcome.end, End::Failed(_));
+                // Threads that ended before they were bound are not missed.
+                let missed = done.asked > Pages::ZERO && done.pages.0 < least;
+                let fruitless = missed || matches!(outcome.end, End::Failed(_));
                 placed.fruitless = if fruitless { placed.fruitless.saturating_add(1) } else { 0 };
             }
             End::Skipped(_) | End::Expired => {}

@@ -89,6 +89,12 @@ impl Served {
         self.kept_free.get(&class).copied()
     }
 
+    /// What it was told to keep free was put back.
+    pub(super) fn put_back(&mut self) {
+        self.kept_free.clear();
+        self.freed_at = None;
+    }
+
     pub(super) fn roll(&mut self, now: Time) {
         while self.asked.pop_front_if(|at| now.since(at.0) >= WINDOW).is_some() {}
     }
@@ -115,8 +121,8 @@ impl Served {
                 (self.fruitless, self.why) = (self.fruitless.saturating_add(1), outcome.end.to_string());
             }
         }
-        // A server that does not know it would not know it next time.
-        if let (Action::SetFree { chunks, .. }, End::Done | End::Failed(_)) = (action, &outcome.end) {
+        // A server that refused it would do so next time.
+        if let (Action::SetFree { chunks, .. }, End::Done | End::Partial(_)) = (action, &outcome.end) {
             self.kept_free.extend(chunks.iter().copied());
             self.freed_at = Some(outcome.ended);
         }

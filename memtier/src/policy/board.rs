@@ -9,8 +9,7 @@ use super::tier;
 use crate::model::{Held, ProcHeat, ProcInfo};
 use crate::plan::Placed;
 use crate::vocab::{
-    Bytes, CgroupId, CpuId, Group, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span,
-    Time,
+    Bytes, CpuId, Group, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span, Time,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,7 +166,13 @@ impl Board {
             Err(reason) => return Some(Err(reason)),
         };
         let placed = view.ledger.placed(proc);
-        let bound = self.bound(info, sample, placed);
+        let with_us =
+            |one: &ProcKey| view.ledger.placed(*one).is_some_and(|one| one.bound_at.is_some() && one.cpus == sample.cpus_allowed);
+        let bound = match self.bound(info, sample, placed) {
+            // It came into a cgroup that we bound, or nobody knew it then.
+            Bound::Others(home) if group.as_ref().is_some_and(|group| group.members.iter().any(with_us)) => Bound::Us(home),
+            bound => bound,
+        };
         let Wants { got, wants, young } = Wants::of(view, info, sample);
         let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
         let fixed = fixed(view, sample);
@@ -266,14 +271,27 @@ impl Board {
 
 /// Of those in one cgroup that is bound as one the first stands for all.
 fn stand_together(all: &mut [(ProcKey, Result<Candidate<'_>, Reason>)]) {
-    let mut together = BTreeMap::<CgroupId, (ProcKey, Vec<Claim>)>::new();
+    // A cgroup in another one that is bound goes with that.
+    let mut outer = BTreeMap::<String, (ProcKey, Vec<Claim>)>::new();
     for candidate in all.iter().filter_map(|(_, candidate)| candidate.as_ref().ok()) {
         if let Some(group) = &candidate.group {
-            together.entry(group.id).or_insert((candidate.proc, Vec::new())).1.push(candidate.claim.clone());
+            outer.entry(group.path.clone()).or_insert((candidate.proc, Vec::new()));
+        }
+    }
+    let paths: Vec<String> = outer.keys().cloned().collect();
+    let outermost = |group: &Group| {
+        let holds =
+            |path: &&String| group.path.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        paths.iter().find(holds)
+    };
+    for candidate in all.iter().filter_map(|(_, candidate)| candidate.as_ref().ok()) {
+        if let Some((_, claims)) = candidate.group.as_ref().and_then(outermost).and_then(|path| outer.get_mut(path)) {
+            claims.push(candidate.claim.clone());
         }
     }
     for candidate in all.iter_mut().filter_map(|(_, candidate)| candidate.as_mut().ok()) {
-        let Some((leader, claims)) = candidate.group.as_ref().and_then(|group| together.get(&group.id)) else { continue };
+        let path = candidate.group.as_ref().and_then(outermost);
+        let Some((leader, claims)) = path.and_then(|path| outer.get(path)) else { continue };
         candidate.whole = match &claims[..] {
             [] | [_] => None,
             [first, rest @ ..] if *leader == candidate.proc => {

@@ -150,6 +150,9 @@ mod tests {
         };
         let one = 5 * 512;
         check(["/g", "/g"], &[(ANNA, None, 2 * one), (BERT, Some(ANNA), one)]);
+        check(["/g", "/g/below"], &[(ANNA, None, 2 * one), (BERT, Some(ANNA), one)]);
+        check(["/g/below", "/g"], &[(ANNA, Some(BERT), one), (BERT, None, 2 * one)]);
+        check(["/g", "/gg"], &[(ANNA, None, one), (BERT, None, one)]);
         check(["/g", "/other"], &[(ANNA, None, one), (BERT, None, one)]);
     }
 }

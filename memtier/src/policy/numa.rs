@@ -187,9 +187,12 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
         return None;
     }
     let (placed, claim) = (candidate.placed?, candidate.claims());
-    let last = placed.last()?;
+    // All of a cgroup that is bound as one settle together.
+    let members = candidate.group.as_ref().map_or(std::slice::from_ref(&candidate.proc), |group| &group.members);
+    let members = || members.iter().filter_map(|proc| view.ledger.placed(*proc));
+    let last = members().filter_map(Placed::last).chain(placed.last()).max()?;
     let settled = settled(view, last).is_ok();
-    if !settled && placed.moved_at.is_some() {
+    if !settled && members().any(|placed| placed.moved_at.is_some()) {
         return None;
     }
     let memory = placement::memory_of(&board.places, claim, home);

@@ -288,7 +288,7 @@ impl World {
         self.truth.refaulted(self.now, key, comm, refaulted);
         for page in refaulted.iter().step_by(super::eyes::FAULT_PERIOD as usize) {
             let kind = FaultKind::Major;
-            // Of major faults nobody is told whose they are.
+            // Major faults are told without their thread: what a thread is known by here is its first touches.
             let (tid, period) = (0, super::eyes::FAULT_PERIOD);
             self.tell(Event::Kernel(KernelEvent::Fault { proc: key, tid, addr: page << PAGE_SHIFT, kind, period }));
         }

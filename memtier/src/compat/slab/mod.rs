@@ -48,6 +48,14 @@ pub enum Script {
     Plain,
 }
 
+/// The scripts' own defaults.
+pub mod defaults {
+    pub const WINDOW: usize = 30;
+    pub const RATIO: f64 = 0.8;
+    pub const FREE: f64 = 0.005;
+    pub const SIZE: u64 = 512;
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub mode: Mode,

@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: what comes of a decision. The ledger knows whom a server refused.
 
+use crate::compat::slab::defaults::{FREE, RATIO, SIZE, WINDOW};
 use crate::compat::slab::{ClassStats, Mode, Mover, Pass, Raised, Sample, Script, Settings};
 use crate::config::CacheRule;
 use crate::vocab::{CacheLook, ClassId, ClassLook, PolicyId, ServerLife, Span, Time};
@@ -12,11 +13,6 @@ use std::time::Duration;
 
 /// The scripts look once a second; one that comes a little early counts.
 const LOOK: Span = Span::from_millis(900);
-/// What their options are by default.
-const WINDOW: usize = 30;
-const RATIO: f64 = 0.8;
-const FREE: f64 = 0.005;
-const SIZE: u64 = 512;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scripted {

@@ -8,7 +8,7 @@ use crate::plan::Served;
 use crate::vocab::{ClassId, Measure, Quantity, Reason, Rule, Span, Time};
 
 /// Free pages of a class that writes to flash, in tenths, at least: the room for items of a page that goes.
-const FREE_TENTHS: u64 = 15;
+const KEPT_TENTHS: u64 = 15;
 /// What a class shall have free follows its size this often.
 const CHECK: Span = Span::from_secs(60);
 /// Later servers do not heed that, and keep up to so many pages free of a class while the pool is low.
@@ -25,7 +25,7 @@ pub(super) fn kept_free(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
     if !cache.writes_to_flash(class) {
         return 0;
     }
-    (class.chunks().saturating_mul(knobs.flash_free_permil) / 1000).max(class.now.chunks_per_page * FREE_TENTHS / 10)
+    (class.chunks().saturating_mul(knobs.flash_free_permil) / 1000).max(class.now.chunks_per_page * KEPT_TENTHS / 10)
 }
 
 /// What a page less costs; where it is on flash then, a hit less is a read more.
