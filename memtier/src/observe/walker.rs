@@ -306,7 +306,7 @@ impl Walker {
             if seen.present != touched(page) || (read(page) && !seen.accessed) {
                 return Err(Doubt::Perhaps(said("was touched but does not read so")));
             }
-            // A CPU that guesses a branch wrong sets the bit of what it would have read there (Intel SDM 3A, 4.8).
+            // Seen once, of a page that the loop above passes over: a CPU that looks ahead may set the bit.
             if seen.accessed && !read(page) {
                 return Err(Doubt::Perhaps(said("was not touched but reads accessed")));
             }

@@ -85,11 +85,6 @@ struct Apart {
     sides: Vec<Side>,
 }
 
-/// Every node with CPUs.
-fn everywhere(board: &Board) -> Vec<usize> {
-    (0..board.places.len()).filter(|&place| board.places[place].cpus > 0).collect()
-}
-
 /// Groups of a process that gets several nodes, each with one of them. `places` as they are for who has no claim yet.
 fn told(view: &View<'_>, board: &Board, places: &[Place], candidate: &Candidate<'_>, home: &[usize]) -> Told {
     let apart = !parts(candidate).is_empty();
@@ -170,7 +165,7 @@ fn lies(view: &View<'_>, places: &[Place], candidate: &Candidate<'_>, groups: &G
 
 /// Says of a process that stays on several nodes what is known of its threads.
 pub(super) fn explain(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, places: &[Place], mut reason: Reason) -> Reason {
-    let more = match told(view, board, places, candidate, &everywhere(board)) {
+    let more = match told(view, board, places, candidate, &board.all()) {
         Told::Little => return reason,
         Told::Together(known) => format!("; the {known} of its threads that are known share memory"),
         Told::NoPlace(groups) => format!("; its threads are {groups} groups, and no nodes have room for one each"),
@@ -198,7 +193,7 @@ pub(super) fn part(
     if candidate.placed.is_some_and(settles) {
         return None;
     }
-    let all = everywhere(board);
+    let all = board.all();
     let Told::Apart(apart) = told(view, board, places, candidate, home.unwrap_or(&all)) else { return None };
     let claim = &candidate.claim;
     let moves: Pages = apart.sides.iter().map(Side::away).sum();
@@ -221,7 +216,7 @@ pub(super) fn keep(
     if parts(candidate).is_empty() || candidate.group.is_some() {
         return None;
     }
-    let all = everywhere(board);
+    let all = board.all();
     let within = home.unwrap_or(&all);
     let why = match told(view, board, places, candidate, within) {
         // As long as nothing is known they stay.

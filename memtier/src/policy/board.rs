@@ -240,8 +240,12 @@ impl Board {
     }
 
     /// Every node that has CPUs.
+    pub fn all(&self) -> Vec<usize> {
+        (0..self.places.len()).filter(|&place| self.places[place].cpus > 0).collect()
+    }
+
     pub fn everywhere(&self, cpus: &[usize]) -> bool {
-        (0..self.places.len()).all(|place| self.places[place].cpus == 0 || cpus.contains(&place))
+        self.all().iter().all(|place| cpus.contains(place))
     }
 
     /// Whoever is decided about now has a claim on this.

@@ -113,9 +113,9 @@ pub fn all() -> [&'static dyn Policy; 9] {
         &autocold::Autocold,
         &numa::Numa,
         &tier::Tier,
-        &slab::SlabMarginal,
-        &slab::Script(PolicyId::SlabExtstore),
-        &slab::Script(PolicyId::SlabAutomove),
+        &slab::Slab(PolicyId::SlabMarginal),
+        &slab::Slab(PolicyId::SlabExtstore),
+        &slab::Slab(PolicyId::SlabAutomove),
     ]
 }
 

@@ -17,7 +17,6 @@ use crate::vocab::{
 pub use flash::loss;
 use flash::{enough, free_chunks, is_short};
 use rest::{rests, wakes};
-pub use scripts::Script;
 
 /// A server keeps the last two pages of a class.
 const KEPT: u64 = 2;
@@ -40,12 +39,13 @@ const LIFETIME: Span = Span::from_secs(5);
 /// Blindness is told this often; else it is looks that are answered.
 const TURN: Span = Span::from_secs(5);
 
+/// slab-marginal, or one of memcached's scripts: `SlabExtstore`, `SlabAutomove`.
 #[derive(Debug)]
-pub struct SlabMarginal;
+pub struct Slab(pub PolicyId);
 
-impl Policy for SlabMarginal {
+impl Policy for Slab {
     fn id(&self) -> PolicyId {
-        PolicyId::SlabMarginal
+        self.0
     }
     fn wanted(&self, config: &Config) -> bool {
         config.cache.iter().any(|rule| rule.policy() == self.id())
@@ -69,7 +69,10 @@ impl Policy for SlabMarginal {
     }
 
     fn advise(&self, view: &View<'_>) -> Advice {
-        advise(view, self.id(), |server| step(view, server))
+        advise(view, self.0, |server| match self.0 {
+            PolicyId::SlabMarginal => step(view, server),
+            by => scripts::step(view, server, by),
+        })
     }
 }
 

@@ -1,46 +1,14 @@
 //! memcached's two automover scripts as policies, for whoever wants their decisions in the pipeline of all others: compat/slab
 //! decides, once a second, and what it decides is proposed with its reason. docs/slab-automove.md has the rules.
 
-use super::super::{Advice, Policy, Proposal, View};
-use super::{TURN, able, advise, proposal, takeover};
+use super::super::{Proposal, View};
+use super::{able, proposal, takeover};
 use crate::compat::slab::{Aged, Move, Pass, Rule as Spoken};
-use crate::config::Config;
 use crate::model::caches::Scripted;
 use crate::plan::Served;
-use crate::vocab::{Action, ClassId, Measure, Need, PolicyId, Quantity, Reason, Rule, ServerId, Source, Span};
+use crate::vocab::{Action, ClassId, Measure, PolicyId, Quantity, Reason, Rule, ServerId, Span};
 
-/// `SlabExtstore` or `SlabAutomove`.
-#[derive(Debug)]
-pub struct Script(pub PolicyId);
-
-impl Policy for Script {
-    fn id(&self) -> PolicyId {
-        self.0
-    }
-    fn wanted(&self, config: &Config) -> bool {
-        config.cache.iter().any(|rule| rule.policy() == self.0)
-    }
-    fn period(&self, config: &Config) -> Option<Span> {
-        self.wanted(config).then_some(TURN)
-    }
-    fn acts(&self) -> bool {
-        true
-    }
-    fn meets_processes(&self) -> bool {
-        false
-    }
-    fn needs(&self) -> &'static [Need] {
-        &[]
-    }
-    fn sources(&self) -> &'static [Source] {
-        &[]
-    }
-    fn advise(&self, view: &View<'_>) -> Advice {
-        advise(view, self.0, |server| step(view, server, self.0))
-    }
-}
-
-fn step(view: &View<'_>, server: ServerId, by: PolicyId) -> Result<Proposal, Reason> {
+pub(super) fn step(view: &View<'_>, server: ServerId, by: PolicyId) -> Result<Proposal, Reason> {
     let (cache, served) = able(view, server)?;
     if by == PolicyId::SlabExtstore && !cache.server.extstore {
         let note = "it has no extstore; slab-automove is for servers without";
