@@ -1,13 +1,14 @@
 //! A process whose memory lies on several nodes from its first page on, and that never rests: what numad and the policy numa
-//! are there for. It is a hog (tests/src/bin/hog.rs) whose memory a thread on each node fills.
+//! are there for. It is a hog (tests/src/bin/hog.rs) whose memory a thread on each node fills, or one of several tenants
+//! (tests/src/bin/tenants.rs).
 
 use crate::brood::masks;
 use memtier::sys::affinity::CpuMask;
-use memtier::sys::numa::by_node;
+use memtier::sys::numa::{by_node, move_pages};
 use memtier::vocab::{CpuId, NodeId, Pages};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Longer than any measurement.
@@ -17,7 +18,16 @@ const BURNS_MS: u64 = 3_600_000;
 #[derive(Debug)]
 pub struct Spread {
     child: Child,
-    _orders: ChildStdin,
+    orders: ChildStdin,
+    /// None of a hog.
+    pub tenants: Vec<Tenant>,
+}
+
+/// What belongs together of a process with several tenants.
+#[derive(Debug)]
+pub struct Tenant {
+    pages: Vec<u64>,
+    pub tids: Vec<u32>,
 }
 
 /// What changes while it is being placed, as far as it can be looked at often: not where its pages are.
@@ -30,14 +40,35 @@ pub struct Glance {
 
 impl Spread {
     /// Does not wait until it has filled its memory.
-    pub fn start(mib: u64, cpus: &[CpuId]) -> Result<Self, String> {
+    pub fn hog(mib: u64, cpus: &[CpuId]) -> Result<Self, String> {
         let mut command = Command::new(crate::binary("hog")?);
         command.args([mib.to_string().as_str(), "sparse", "small"]).args(cpus.iter().map(|cpu| cpu.0.to_string()));
-        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-        let mut child = spawned.map_err(|e| format!("hog: {e}"))?;
-        let mut orders = child.stdin.take().ok_or("no pipe to the hog")?;
-        writeln!(orders, "burn {BURNS_MS}").map_err(|e| format!("hog: {e}"))?;
-        Ok(Self { child, _orders: orders })
+        let mut hog = Self::spawn(command.stdout(Stdio::null()))?;
+        writeln!(hog.orders, "burn {BURNS_MS}").map_err(|e| format!("hog: {e}"))?;
+        Ok(hog)
+    }
+
+    /// Of each tenant the MiB and how many threads. Their memory is there when this returns.
+    pub fn tenants(mib: u64, threads: &[usize]) -> Result<Self, String> {
+        let mut command = Command::new(crate::binary("tenants")?);
+        command.arg(mib.to_string()).args(threads.iter().map(ToString::to_string));
+        let mut spread = Self::spawn(command.stdout(Stdio::piped()))?;
+        let said = BufReader::new(spread.child.stdout.take().ok_or("no pipe from the tenants")?);
+        for line in said.lines().take(threads.len()) {
+            let line = line.map_err(|e| format!("tenants: {e}"))?;
+            let mut numbers = line.split(' ').map(|n| n.parse::<u64>().map_err(|e| format!("tenants: {line}: {e}")));
+            let start = numbers.next().ok_or("tenants: an empty line")??;
+            let tids = numbers.map(|tid| Ok(tid? as u32)).collect::<Result<_, String>>()?;
+            spread.tenants.push(Tenant { pages: (0..mib << 8).map(|n| start + (n << 12)).collect(), tids });
+        }
+        Ok(spread)
+    }
+
+    fn spawn(command: &mut Command) -> Result<Self, String> {
+        let name = command.get_program().to_owned();
+        let mut child = command.stdin(Stdio::piped()).spawn().map_err(|e| format!("{}: {e}", name.display()))?;
+        let orders = child.stdin.take().ok_or("no pipe to the hog")?;
+        Ok(Self { child, orders, tenants: Vec::new() })
     }
 
     #[must_use]
@@ -60,10 +91,32 @@ impl Spread {
         Ok(by_node(&own.join("\n")))
     }
 
-    /// The CPUs that any of its threads may run on.
+    /// Blocks of 2 MiB of each tenant to these nodes, in turn.
+    pub fn scatter(&self, nodes: &[NodeId]) -> Result<(), String> {
+        let blocks = self.tenants.iter().flat_map(|tenant| tenant.pages.chunks(512));
+        for (block, node) in blocks.zip(nodes.iter().cycle()) {
+            move_pages(self.pid(), block, Some(node.0)).map_err(|e| format!("move_pages of {}: {e}", self.pid()))?;
+        }
+        Ok(())
+    }
+
+    /// Where the memory of a tenant lies.
+    pub fn tenant_lies(&self, tenant: &Tenant) -> Result<BTreeMap<NodeId, Pages>, String> {
+        let mut lies = BTreeMap::<NodeId, Pages>::new();
+        for at in move_pages(self.pid(), &tenant.pages, None).map_err(|e| format!("move_pages of {}: {e}", self.pid()))? {
+            // Less than zero: not there.
+            if let Ok(node) = u16::try_from(at) {
+                lies.entry(NodeId(node)).or_default().0 += 1;
+            }
+        }
+        Ok(lies)
+    }
+
+    /// The CPUs that any of these threads may run on; of none given, any thread.
     #[must_use]
-    pub fn may_run(&self) -> CpuMask {
-        let masks = masks(self.pid());
+    pub fn may_run(&self, tids: &[u32]) -> CpuMask {
+        let mut masks = masks(self.pid());
+        masks.retain(|tid, _| tids.is_empty() || tids.contains(tid));
         masks.values().filter_map(|list| CpuMask::parse(list)).fold(CpuMask::default(), |all, mask| all.or(&mask))
     }
 }

@@ -210,6 +210,21 @@ fn numa_and_others() {
     assert!(moves <= 4, "{moves}");
 }
 
+/// Bound while it loaded its data, it works on them with more threads than a node has CPUs for.
+#[test]
+fn numa_of_who_outgrows_its_node() {
+    let by = PolicyId::Numa;
+    let loads = ProcSpec { threads: 5, busy: Permil(200), ..hog("cache") };
+    let serves = |secs| threes(secs).with(loads.clone()).at(20, Change::Busy { comm: "cache", busy: Permil(900) });
+    let report = check(serves(50), "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    let binds = report.decisions.iter().flat_map(|d| &d.plan).filter_map(|step| match &step.action {
+        Action::Bind { cpus, .. } => Some(cpus.len()),
+        _ => None,
+    });
+    assert_eq!(binds.collect::<Vec<_>>(), [3, 6], "long before the settle time is over");
+    assert!(report.truth.shortest_crossing.is_none(), "and no page crossed again");
+}
+
 /// Two pairs of busy threads beside the main one; each pair has memory of its own, or all use all of it.
 fn pairs(own: bool) -> ProcSpec {
     let hot = |threads| RegionSpec { threads: Some(threads), ..RegionSpec::new(24 * MIB, Pattern::Hot { pages: 24 * MIB }) };

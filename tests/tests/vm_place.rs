@@ -17,6 +17,7 @@ use memtier::vocab::{
     StepId, Whom,
 };
 use memtier_tests::brood::{Brood, masks};
+use memtier_tests::cpu::pin;
 use memtier_tests::footing::{elsewhere, lab};
 use memtier_tests::hog::{Fill, Hog};
 use memtier_tests::{binary, scratch};
@@ -284,6 +285,9 @@ fn pages_that_wait_for_a_hint_fault_are_moved_or_told() {
     let mut hog = Hog::start(MIB, Fill::Half).expect("a hog");
     let (pid, all, to) = (hog.pid(), range(&hog, 0, PAGES), nodes[nodes.len() - 1]);
     assert_eq!(send(pid, all, nodes[0]).end, End::Done);
+    // What lies where its only thread runs, the kernel does not scan (change_pte_range in mm/mprotect.c).
+    let elsewhere = nodes.iter().skip(1).find_map(|&node| CpuMask::parse(&cpus_of(node)).expect("a list").cpus().next());
+    pin(pid, elsewhere.expect("a second node with CPUs").0 as usize).expect("runs there");
     let vmstat = || fs::read_to_string("/proc/vmstat").ok().and_then(|text| field(&text, "numa_pte_updates")).expect("counted");
     let before = vmstat();
     assert!((0..600).any(|_| hog.burn(50).is_ok() && vmstat() - before >= PAGES / 2), "the kernel never scanned the hog");

@@ -236,7 +236,9 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     let settled = view.now.since(last) >= Span::from_secs(view.config.numa.settle_s);
     // Fewer of those it has, as long as nothing of it was moved: it may have been bound while it came up.
     let fewer = moved.is_none() && cpus.len() < placed.cpus.len() && cpus.iter().all(|cpu| placed.cpus.contains(cpu.0));
-    ensure(threads || settled || fewer, "it was placed within numa.settle_s")
+    // More besides those it has take nothing from it.
+    let more = cpus.len() > placed.cpus.len() && placed.cpus.iter().all(|cpu| cpus.contains(&CpuId(cpu)));
+    ensure(threads || settled || fewer || more, "it was placed within numa.settle_s")
 }
 
 const fn step_group(step: &Step) -> Option<&Group> {
@@ -591,6 +593,7 @@ mod tests {
         let whole = |host: &mut Host| host.governor.bound(ANNA, &[2, 3], &[], host.now);
         placed(ALL, 500, whole, &bind(&[2]), "ok");
         placed(ALL, 500, whole, &bind(&[1, 2]), "it was placed within numa.settle_s");
+        placed(ALL, 500, whole, &bind(&[1, 2, 3]), "ok");
         let long_ago = |host: &mut Host| host.governor.bound(ANNA, &[2, 3], &[21, 23], secs(1));
         placed(ALL, 500, long_ago, &some(&[0, 1], &[22, 23]), "ok");
         placed(ALL, 500, long_ago, &bind(&[0, 1]), "ok");

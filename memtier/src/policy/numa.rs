@@ -6,7 +6,7 @@ use super::placement::{self, Choice, Claim, Place, cost, over};
 use super::taking::{self, Refusal};
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
-use crate::model::{Lying, NodeNow};
+use crate::model::{Lying, NodeNow, ProcInfo};
 use crate::plan::{Crossings, Placed, WINDOW, anything_selected};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, Bytes, Charge, Leaf, Measure, Need, NodeId, PAGE_BYTES, Pages, Permil, PolicyId, ProcKey,
@@ -180,8 +180,8 @@ fn free(view: &View<'_>, board: &Board, candidate: &Candidate<'_>) -> Result<(Ch
     Ok((choice.clone(), whereto(board, claim, &choice, reason)))
 }
 
-/// Other nodes for a process that we bound, if they are much better and it has settled; fewer of the same at once, while no page
-/// of it was moved.
+/// Other nodes for a process that we bound, if they are much better and it has settled. At once: fewer of the same, while it is
+/// new and no page of it was moved; and more besides them, if it lacks CPU time there.
 fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[usize]) -> Option<(Choice, Reason)> {
     if candidate.follows().is_some() {
         return None;
@@ -192,22 +192,28 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
     let members = || members.iter().filter_map(|proc| view.ledger.placed(*proc));
     let last = members().filter_map(Placed::last).chain(placed.last()).max()?;
     let settled = settled(view, last).is_ok();
-    if !settled && members().any(|placed| placed.moved_at.is_some()) {
-        return None;
-    }
     let memory = placement::memory_of(&board.places, claim, home);
-    let choice = placement::choose(&board.places, claim, amortise(view))?;
-    let mut cpus = choice.cpus.clone();
-    cpus.sort_unstable();
-    let fewer = cpus.len() < home.len() && cpus.iter().all(|place| home.contains(place));
-    if cpus == home || !(settled || fewer) {
-        return None;
-    }
     // Where its memory has no room, it lies as it lies.
     let far = || placement::as_it_is(&board.places, claim);
     let (stays, _) = placement::price(&board.places, claim, home, &memory).unwrap_or_else(|| (far(), Pages::ZERO));
+    let much = Span::from_millis(claim.wants).scale(MOVE_ON_PERMIL, 1000);
+    let lacks = stays.short > much;
+    if !settled && !lacks && members().any(|placed| placed.moved_at.is_some()) {
+        return None;
+    }
+    let choice = placement::choose(&board.places, claim, amortise(view))?;
+    let mut cpus = choice.cpus.clone();
+    cpus.sort_unstable();
+    // Later it may only rest for a while.
+    let came_up = |info: &ProcInfo| view.now.since(info.born()) < Span::from_secs(view.config.numa.settle_s);
+    let fresh = view.models.procs.get(candidate.proc).is_some_and(came_up);
+    let within = |some: &[usize], all: &[usize]| some.len() < all.len() && some.iter().all(|place| all.contains(place));
+    let (fewer, more) = (fresh && within(&cpus, home), within(home, &cpus) && lacks);
+    if cpus == home || !(settled || fewer || more) {
+        return None;
+    }
     let saved = stays.sum().saturating_sub(choice.price.sum());
-    let least = Span::from_millis(claim.wants).scale(if settled { MOVE_ON_PERMIL } else { LEAST_PERMIL }, 1000);
+    let least = if settled || more { much } else { Span::from_millis(claim.wants).scale(LEAST_PERMIL, 1000) };
     let pays = saved > least && over(saved, amortise(view)) > cost(choice.moves);
     let reason = priced(view, Rule::NumaBind, saved, choice.moves)
         .saw(Measure::SinceLastMove, view.now.since(last), Span::from_secs(view.config.numa.settle_s), "numa.settle_s")

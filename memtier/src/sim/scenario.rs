@@ -57,6 +57,11 @@ pub enum Change {
     /// Others take the CPU that it wants; until `Feed` it touches nothing.
     Starve(&'static str),
     Feed(&'static str),
+    /// Each of its threads wants so much of a CPU from now on.
+    Busy {
+        comm: &'static str,
+        busy: Permil,
+    },
     Blind(Source),
     Sight(Source),
     /// Tells nothing more, and does not say so.

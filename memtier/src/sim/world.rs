@@ -463,6 +463,7 @@ impl World {
             }
             Change::ReusePid(comm) => self.find(comm).into_iter().for_each(|key| self.reuse(key)),
             Change::Pattern { comm, region, pattern } => self.proc_named(comm, |p| p.regions[region].spec.pattern = pattern),
+            Change::Busy { comm, busy } => self.proc_named(comm, |p| p.spec.busy = busy),
             Change::Starve(comm) => self.proc_named(comm, |p| p.starved = true),
             Change::Feed(comm) => self.proc_named(comm, |p| p.starved = false),
             Change::Blind(source) => self.go_blind(source, Time::MAX),

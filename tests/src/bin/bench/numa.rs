@@ -12,10 +12,11 @@ use memtier_tests::daemon::{Daemon, Run};
 use memtier_tests::footing;
 use memtier_tests::numad_daemon::NumadDaemon;
 use memtier_tests::rows::{Goal, Row};
-use memtier_tests::spread::Spread;
+use memtier_tests::spread::{Spread, Tenant};
 use memtier_tests::vital::{self, Vital};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ const WINDOW: Duration = Duration::from_secs(40);
 /// More than one of numad's rounds.
 const QUIET: Duration = Duration::from_secs(17);
 const MOST: Duration = Duration::from_secs(120);
+/// Threads are taken apart after the settle time (a minute), if the process was bound while it came up.
+const APART: Duration = Duration::from_secs(100);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Before the hogs: both have looked at the nodes twice.
 const WARM: Duration = Duration::from_secs(6);
@@ -34,7 +37,8 @@ const ROUND: Duration = Duration::from_secs(15);
 const AGED: [&str; 5] = ["-T", "--monotonic", "100000", "--fork", "--"];
 
 /// What numad does, and no more: no accessed bits are cleared, nothing is paged out.
-const PLACES_ONLY: &str = "[arm]\nquota_mib_per_s = 0\n[autocold]\nenabled = false\n";
+const PLACES_ONLY: &str =
+    "[arm]\nquota_mib_per_s = 0\n[autocold]\nenabled = false\n[[target]]\ncomm = 'hog'\n[[target]]\ncomm = 'tenants'\n";
 /// numad's.
 const LOG: &str = "/var/log/numad.log";
 
@@ -49,10 +53,13 @@ const WORSE: (&str, Goal) = ("answer_worse_permil", Goal::Most(0.0));
 type Told = Result<(String, Vec<f64>), String>;
 
 pub fn measure() -> Vec<Row> {
-    let ground = match Ground::here() {
-        Ok(ground) => ground,
-        Err(why) => return [SETTLE, MOVED, WRONG, CPU, WORSE].map(|(metric, goal)| Row::absent(metric, "", goal, &why)).into(),
-    };
+    match Ground::here() {
+        Ok(grounds) => grounds.iter().flat_map(told).collect(),
+        Err(why) => [SETTLE, MOVED, WRONG, CPU, WORSE].map(|(metric, goal)| Row::absent(metric, "", goal, &why)).into(),
+    }
+}
+
+fn told(ground: &Ground) -> Vec<Row> {
     let runs = ground.pairs();
     let row = |(metric, goal), unit, of: &dyn Fn(&[[Ended; 2]]) -> Told| {
         let row = match runs.as_ref().map_err(Clone::clone).and_then(|runs| of(runs)) {
@@ -65,7 +72,14 @@ pub fn measure() -> Vec<Row> {
         row(SETTLE, "", &|runs| ratios(runs, "s", |run| run.settled_s, true)),
         row(MOVED, "", &|runs| ratios(runs, "pages", |run| run.moved, false)),
         row(WRONG, "permil", &|runs| Ok((format!("numad {}", listed(runs, 1, |run| run.wrong)), values(runs, 0, |run| run.wrong)))),
-        row(CPU, "", &|runs| ratios(runs, "s", |run| run.cpu_s, false)),
+        row(CPU, "", &|runs| {
+            let (against, values) = ratios(runs, "s", |run| run.cpu_s.iter().sum(), false)?;
+            let part = |of: usize| listed(runs, 0, |run| run.cpu_s[of]);
+            Ok((
+                format!("{against}; memtier's in user mode {}, in the kernel {}, in BPF programs {}", part(0), part(1), part(2)),
+                values,
+            ))
+        }),
         row(WORSE, "permil", &|runs| Ok((answers(runs), runs.iter().map(|[ours, theirs]| ours.lost - theirs.lost).collect()))),
     ]
 }
@@ -100,9 +114,17 @@ struct Ground {
     suffix: &'static str,
     place: String,
     nodes: Vec<NodeFacts>,
-    /// MiB.
-    hogs: &'static [u64],
+    whom: Whom,
     pairs: u32,
+}
+
+/// Who is to be placed.
+#[derive(Clone, Copy, Debug)]
+enum Whom {
+    /// A process of one busy thread each; MiB.
+    Hogs(&'static [u64]),
+    /// One process: MiB of each tenant, and the busy threads of each.
+    Tenants(u64, &'static [usize]),
 }
 
 /// How one run ended.
@@ -110,14 +132,15 @@ struct Ended {
     settled_s: f64,
     moved: f64,
     wrong: f64,
-    cpu_s: f64,
+    /// In user mode, in the kernel, in BPF programs.
+    cpu_s: [f64; 3],
     answer: String,
     /// Thousandths of the CPU time wanted.
     lost: f64,
 }
 
 impl Ground {
-    fn here() -> Result<Self, String> {
+    fn here() -> Result<Vec<Self>, String> {
         if !footing::lab() {
             return Err("only in a guest of `cargo xtask vm`".into());
         }
@@ -130,17 +153,21 @@ impl Ground {
         let sizes = || nodes.iter().map(|node| node.total.0 >> 20);
         let uneven = sizes().max() > sizes().min().map(|least| least * 3 / 2);
         let bare = nodes.iter().any(|node| node.cpus.is_empty());
-        let (suffix, hogs, pairs): (_, &[u64], _) = match nodes.len() {
+        let runs: &[(_, _, _)] = match nodes.len() {
             0 | 1 => return Err("one node".into()),
-            _ if bare => ("_cxl", &[480], 2),
-            _ if uneven => ("_uneven", &[700], 2),
-            2 => ("_2", &[480], 3),
-            _ => ("_4", &[400, 320], 3),
+            _ if bare => &[("_cxl", Whom::Hogs(&[480]), 2)],
+            _ if uneven => &[("_uneven", Whom::Hogs(&[700]), 2)],
+            // The tenants need three of the four CPUs.
+            2 => &[("_2", Whom::Hogs(&[480]), 3), ("_apart", Whom::Tenants(160, &[2, 1]), 1)],
+            _ => &[("_4", Whom::Hogs(&[400, 320]), 3)],
         };
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let each: Vec<String> = nodes.iter().map(|node| format!("{} CPUs {} MiB", node.cpus.len(), node.total.0 >> 20)).collect();
-        let place = format!("Linux {}, nodes of {}; hogs of {hogs:?} MiB", kernel.trim(), each.join(", "));
-        Ok(Self { suffix, place, nodes, hogs, pairs })
+        let ground = |&(suffix, whom, pairs)| {
+            let place = format!("Linux {}, nodes of {}; {whom:?}", kernel.trim(), each.join(", "));
+            Self { suffix, place, nodes: nodes.clone(), whom, pairs }
+        };
+        Ok(runs.iter().map(ground).collect())
     }
 
     /// Ours and theirs, in turn and each first in turn.
@@ -161,35 +188,54 @@ impl Ground {
 
     fn run(&self, peer: &Peer, warm: Duration) -> Result<Ended, String> {
         std::thread::sleep(warm);
-        let (moved, cpu_s, begun) = (moved()?, peer.cpu_s()?, Instant::now());
+        let (before, begun) = (peer.cpu_s()?, Instant::now());
         let cpus: Vec<CpuId> = self.nodes.iter().filter_map(|node| node.cpus.first().copied()).collect();
-        let hogs = self.hogs.iter().map(|&mib| Spread::start(mib, &cpus)).collect::<Result<Vec<_>, _>>()?;
+        let hogs = match self.whom {
+            Whom::Hogs(all) => all.iter().map(|&mib| Spread::hog(mib, &cpus)).collect::<Result<Vec<_>, _>>()?,
+            Whom::Tenants(mib, threads) => {
+                let tenants = Spread::tenants(mib, threads)?;
+                tenants.scatter(&self.nodes.iter().map(|node| node.id).collect::<Vec<_>>())?;
+                vec![tenants]
+            }
+        };
+        let moved = moved()?;
         let (mut last, mut changed) = (None, Duration::ZERO);
-        while begun.elapsed() < WINDOW.max(changed + QUIET).min(MOST) {
+        let least = if matches!(self.whom, Whom::Tenants(..)) { APART } else { WINDOW };
+        while begun.elapsed() < least.max(changed + QUIET).min(MOST) {
             let now = (moved_since(moved)?, hogs.iter().map(Spread::glance).collect::<Result<Vec<_>, _>>()?);
             if last.as_ref() != Some(&now) {
                 (last, changed) = (Some(now), begun.elapsed());
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        let (moved, cpu_s) = (moved_since(moved)?, peer.cpu_s()? - cpu_s);
-        peer.tell();
-        let spots = hogs.iter().map(|hog| self.spot(hog)).collect::<Result<Vec<_>, _>>()?;
+        let (moved, after) = (moved_since(moved)?, peer.cpu_s()?);
+        hogs.iter().for_each(|hog| peer.tell(hog.pid()));
+        let spots = hogs.iter().map(|hog| self.spots(hog)).collect::<Result<Vec<_>, _>>()?.concat();
         let pages = |of: fn(&Spot) -> u64| spots.iter().map(of).sum::<u64>() as f64;
-        let answer = self.hogs.iter().zip(&spots).map(|(mib, spot)| format!("{mib} MiB {}", spot.answer)).collect::<Vec<_>>();
+        let answer = spots.iter().map(|spot| spot.answer.as_str()).collect::<Vec<_>>();
         Ok(Ended {
             settled_s: changed.as_secs_f64(),
             moved: moved as f64,
             wrong: 1000.0 * pages(|spot| spot.wrong) / pages(|spot| spot.pages.iter().sum()),
-            cpu_s,
+            cpu_s: std::array::from_fn(|of| after[of] - before[of]),
             answer: answer.join(", "),
-            lost: self.lost(&spots) / spots.len() as f64,
+            lost: 1000.0 * self.lost(&spots) / spots.iter().map(|spot| spot.wants).sum::<u64>() as f64,
         })
     }
 
-    fn spot(&self, hog: &Spread) -> Result<Spot, String> {
-        let (mask, lies) = (hog.may_run(), hog.lies()?);
-        let runs: Vec<u64> = self.nodes.iter().map(|node| on(node, &mask)).collect();
+    fn spots(&self, hog: &Spread) -> Result<Vec<Spot>, String> {
+        if hog.tenants.is_empty() {
+            return Ok(vec![self.spot(1000, &hog.may_run(&[]), &hog.lies()?)]);
+        }
+        let spot = |tenant: &Tenant| {
+            let wants = 1000 * tenant.tids.len() as u64;
+            Ok(self.spot(wants, &hog.may_run(&tenant.tids), &hog.tenant_lies(tenant)?))
+        };
+        hog.tenants.iter().map(spot).collect()
+    }
+
+    fn spot(&self, wants: u64, mask: &CpuMask, lies: &BTreeMap<NodeId, Pages>) -> Spot {
+        let runs: Vec<u64> = self.nodes.iter().map(|node| on(node, mask)).collect();
         let pages: Vec<u64> = self.nodes.iter().map(|node| lies.get(&node.id).map_or(0, |Pages(pages)| *pages)).collect();
         let free = self.nodes.iter().zip(&runs).all(|(node, &cpus)| cpus > 0 || node.cpus.is_empty());
         let most = pages.iter().copied().max().unwrap_or(0);
@@ -201,8 +247,9 @@ impl Ground {
             node_list(&some)
         };
         let on = if free { "on any CPU".to_owned() } else { format!("on CPUs of {}", list(&|at| runs[at] > 0)) };
-        let answer = format!("{on} with memory on {}", list(&|at| pages[at] > most / 50));
-        Ok(Spot { runs, pages, wrong, answer })
+        let mib = pages.iter().sum::<u64>() >> 8;
+        let answer = format!("{mib} MiB {on} with memory on {}", list(&|at| pages[at] > most / 50));
+        Spot { wants, runs, pages, wrong, answer }
     }
 
     /// CPU time lost in a second by the arithmetic of policy/placement.rs, in thousandths of a CPU: waiting for memory that is
@@ -216,15 +263,19 @@ impl Ground {
             gaps: self.nodes.iter().map(|to| gap(node, to)).collect(),
         };
         let places: Vec<Place> = self.nodes.iter().map(place).collect();
-        let far: f64 = spots.iter().map(|spot| far(&places, 1000, &spot.runs, &spot.pages).0 as f64 / 1e6).sum();
-        let wanted = |at: usize| spots.iter().map(|spot| 1000 * spot.runs[at] / spot.runs.iter().sum::<u64>().max(1)).sum::<u64>();
+        let far: f64 = spots.iter().map(|spot| far(&places, spot.wants, &spot.runs, &spot.pages).0 as f64 / 1e6).sum();
+        let part = |spot: &Spot, at: usize| spot.wants * spot.runs[at] / spot.runs.iter().sum::<u64>().max(1);
+        let wanted = |at: usize| spots.iter().map(|spot| part(spot, at)).sum::<u64>();
         let short: u64 = places.iter().enumerate().map(|(at, place)| wanted(at).saturating_sub(place.cpus)).sum();
         far + short as f64
     }
 }
 
-/// Where a hog is at the end; vectors go by the nodes.
+/// Where a hog or a tenant is at the end; vectors go by the nodes.
+#[derive(Clone)]
 struct Spot {
+    /// Thousandths of a CPU.
+    wants: u64,
     /// CPUs that it may run on.
     runs: Vec<u64>,
     pages: Vec<u64>,
@@ -255,8 +306,7 @@ enum Peer {
 impl Peer {
     fn ours() -> Result<Self, String> {
         let dir = memtier_tests::scratch();
-        let run =
-            Run { pid: None, config: PLACES_ONLY, options: &["--act", "--comm", "hog", "--bpf-stats"], record: false, cpu: None };
+        let run = Run { pid: None, config: PLACES_ONLY, options: &["--act", "--bpf-stats"], record: false, cpu: None };
         let daemon = Daemon::start(&memtier_tests::binary("memtier")?, dir.path(), &run)?;
         Ok(Self::Ours(daemon, dir))
     }
@@ -278,21 +328,27 @@ impl Peer {
         Err(format!("numad did not come up: {status}"))
     }
 
-    /// What numad has to say of its choices.
-    fn tell(&self) {
-        if let Self::Theirs(_) = self {
-            let log = fs::read_to_string(LOG).unwrap_or_default();
-            let said =
-                |line: &&str| ["PICK", "Advising", "moved to", "Skipping", "Candidates"].iter().any(|word| line.contains(word));
-            log.lines().filter(said).for_each(|line| eprintln!("numad: {line}"));
+    /// What it has to say of its choices.
+    fn tell(&self, hog: u32) {
+        match self {
+            Self::Ours(daemon, _) => match daemon.ask(&["explain", &hog.to_string()]) {
+                Ok(said) => said.lines().for_each(|line| eprintln!("memtier: {line}")),
+                Err(why) => eprintln!("memtier: {why}"),
+            },
+            Self::Theirs(_) => {
+                let log = fs::read_to_string(LOG).unwrap_or_default();
+                let words = ["PICK", "Advising", "moved to", "Skipping", "Candidates"];
+                let said = |line: &&str| words.iter().any(|word| line.contains(word));
+                log.lines().filter(said).for_each(|line| eprintln!("numad: {line}"));
+            }
         }
     }
 
     /// User and system time of all its threads, and run time of BPF programs.
-    fn cpu_s(&self) -> Result<f64, String> {
+    fn cpu_s(&self) -> Result<[f64; 3], String> {
         match self {
-            Self::Ours(daemon, _) => daemon.cpu().map(|cpu| cpu.user_s + cpu.system_s + cpu.bpf_s),
-            Self::Theirs(Original(pid)) => vital::of(*pid).map(|Vital { user_s, system_s, .. }| user_s + system_s),
+            Self::Ours(daemon, _) => daemon.cpu().map(|cpu| [cpu.user_s, cpu.system_s, cpu.bpf_s]),
+            Self::Theirs(Original(pid)) => vital::of(*pid).map(|Vital { user_s, system_s, .. }| [user_s, system_s, 0.0]),
         }
     }
 }

@@ -21,14 +21,16 @@ const STOPPED: (&str, Goal) = ("incompressible_stopped", Goal::Least(1.0));
 
 /// Of two servers with the same items memtier looks after one, then after the other: what their memory has of its own cancels.
 const HALVES: usize = 2;
-const PAIRS_IN_HALF: usize = 12;
+const PAIRS_IN_HALF: usize = 20;
 /// The load keeps to this CPU; memcached and the daemon share the other one, so that the server meets all that the daemon takes,
 /// and the scheduler's choice between CPUs, which is most of the noise, is out of it.
 const CLIENT_CPU: usize = 0;
 const SERVER_CPU: usize = 1;
-/// Each side of a pair: throughput as fast as answers come, then latencies at the demo's rate.
-const FLAT_OUT: Duration = Duration::from_secs(6);
-const PACED: Duration = Duration::from_secs(6);
+/// Each side of a pair: throughput as fast as answers come, by so many connections that neither CPU waits for the other, and
+/// latencies at the demo's rate.
+const FLAT_OUT: Duration = Duration::from_secs(4);
+const SATURATED: Shape = Shape { threads: 32, ..SHAPE };
+const PACED: Duration = Duration::from_secs(4);
 /// After a change of load, not measured.
 const SETTLE: Duration = Duration::from_secs(1);
 /// A daemon that was started anew is past its warm-up, and at work: three walks.
@@ -136,12 +138,17 @@ impl Bench {
         Ok((load.take(since)?, cpu_s()? - before))
     }
 
-    fn side(&self, pid: u32, socket: &Path) -> Result<Side, String> {
+    fn paced(&self, pid: u32, socket: &Path) -> Result<Window, String> {
         let load = pinned(CLIENT_CPU, || Load::start(socket, &SHAPE).map_err(|e| format!("load: {e}")))?;
+        Ok(self.window(pid, &load, PACED, Some(SHAPE.rate))?.0)
+    }
+
+    /// The window, and the CPU time of the server for a request in microseconds.
+    fn flat_out(&self, pid: u32, socket: &Path) -> Result<(Window, f64), String> {
+        let load = pinned(CLIENT_CPU, || Load::start(socket, &SATURATED).map_err(|e| format!("load: {e}")))?;
         let (flat_out, cpu_s) = self.window(pid, &load, FLAT_OUT, None)?;
-        let (paced, _) = self.window(pid, &load, PACED, Some(SHAPE.rate))?;
         let request_us = 1e6 * cpu_s / flat_out.latency.len().max(1) as f64;
-        Ok(Side { paced, flat_out, request_us })
+        Ok((flat_out, request_us))
     }
 
     fn paged_out(&self) -> Result<f64, String> {
@@ -202,11 +209,17 @@ impl Bench {
         self.interrupt.sleep(AT_WORK)?;
         self.stage.end_load();
         let (cpu, began) = (self.stage.daemon_cpu()?, Instant::now());
-        let with = self.side(self.stage.memcached_pid()?, socket)?;
+        let pid = self.stage.memcached_pid()?;
+        let paced = self.paced(pid, socket)?;
+        let (flat_out, request_us) = self.flat_out(pid, socket)?;
+        let with = Side { paced, flat_out, request_us };
         let daemon_percent = self.stage.daemon_cpu()?.since(&cpu, began.elapsed()).percent();
         let sizes = self.stage.sizes()?;
         self.stage.end_daemon()?;
-        let without = self.side(other.pid(), &other.socket)?;
+        // Throughput with and without lie side by side.
+        let (flat_out, request_us) = self.flat_out(other.pid(), &other.socket)?;
+        let without = Side { paced: self.paced(other.pid(), &other.socket)?, flat_out, request_us };
+        eprintln!("requests/s with {:.0}, without {:.0}", with.flat_out.per_second(), without.flat_out.per_second());
         let whole = vital::of(other.pid())?.rss as f64;
         let left = sizes.memcached.rss as f64 + sizes.zram.cost as f64;
         Ok(Pair { without, with, saved_percent: 100.0 * (whole - left) / whole.max(1.0), daemon_percent })
