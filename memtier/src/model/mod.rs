@@ -19,7 +19,7 @@ mod threads;
 pub use caches::{Cache, Caches};
 pub use freshness::{Freshness, Sight, kernel_source};
 pub use heat::{Cold, DueBlock, Heat, HeatCell, IDLE_EDGES, IdleHistogram, ProcHeat};
-pub use nodes::{Held, Lying, NodeNow, Nodes};
+pub use nodes::{BUSY_PART, Held, Lying, NodeNow, Nodes};
 pub use pressure::Pressures;
 pub use procs::{ProcInfo, Procs};
 pub use reclaim::{Reclaim, ReclaimSign, SCANNED};

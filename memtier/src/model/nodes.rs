@@ -158,7 +158,13 @@ pub struct Held {
     pub hot: Pages,
     /// Asked to go to another node, and seen to have stayed.
     pub stayed: Pages,
+    /// Blocks that lie on it, in part at least, and are busy.
+    #[serde(default)]
+    pub busy: u64,
 }
+
+/// A block goes to another node as a whole: it is in use if at least so much of it is, an eighth.
+pub const BUSY_PART: u32 = 8;
 
 /// One block of a process: how much of it there is, how much of that is in use, and where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +177,11 @@ pub struct Lying {
 }
 
 impl Lying {
+    /// Whether so much of it may be in use that the whole is. Where accesses are counted, so may a page that is not young.
+    #[must_use]
+    pub const fn busy(&self, counting: bool) -> bool {
+        counting || self.hot > 0 && self.hot * BUSY_PART >= self.present
+    }
     /// Pages on this node.
     #[must_use]
     pub fn on(&self, node: NodeId) -> u32 {
@@ -467,10 +478,12 @@ impl ProcNodes {
         let mut held = BTreeMap::<NodeId, Held>::new();
         for one in heat.into_iter().flat_map(|heat| lying(&self.runs, heat)) {
             let asked = one.lie.asked;
+            let busy = one.busy(heat.is_some_and(ProcHeat::counting));
             for node in one.nodes() {
                 let pages = u64::from(one.on(node));
                 let sum = held.entry(node).or_default();
                 sum.pages.0 += pages;
+                sum.busy += u64::from(busy);
                 sum.hot.0 += u64::from(one.hot) * pages / u64::from(one.present.max(1));
                 sum.stayed.0 += match asked {
                     Some((to, stayed)) if stayed != UNSEEN && to != node => u64::from(stayed).min(pages),

@@ -327,8 +327,13 @@ fn fixed(view: &View<'_>, sample: &ProcSample) -> BTreeMap<NodeId, Held> {
 }
 
 fn movable(held: Held, fixed: Option<&Held>) -> Held {
-    let Held { pages, hot, stayed } = fixed.copied().unwrap_or_default();
-    Held { pages: held.pages.saturating_sub(pages), hot: held.hot.saturating_sub(hot), stayed: held.stayed.saturating_sub(stayed) }
+    let Held { pages, hot, stayed, busy: _ } = fixed.copied().unwrap_or_default();
+    Held {
+        pages: held.pages.saturating_sub(pages),
+        hot: held.hot.saturating_sub(hot),
+        stayed: held.stayed.saturating_sub(stayed),
+        ..held
+    }
 }
 
 /// How much farther the memory of `to` is for the CPUs of `from` than their own, in thousandths. The HMAT tells of a node

@@ -7,7 +7,7 @@ use super::numa::parts;
 use super::taking::{self, Refusal};
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
-use crate::model::{Lying, NodeNow, ProcHeat};
+use crate::model::{BUSY_PART, Lying, NodeNow, ProcHeat};
 use crate::plan::{WINDOW, anything_selected};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, BlockId, Bytes, Charge, Hold, IdSet, Measure, Need, NodeFacts, NodeId, PAGE_BYTES, Pages,
@@ -16,8 +16,6 @@ use crate::vocab::{
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A block goes as a whole: hot is one of which at least this part of the pages is.
-const HOT_PART: u32 = 8;
 /// While steps are under way and nodes were not sampled since, nobody knows what is free.
 const AGAIN: Span = Span::from_secs(1);
 const LIFETIME: Span = Span::from_secs(10);
@@ -143,7 +141,6 @@ struct Piece {
 struct Found {
     /// Where its hot memory should go, and from where.
     waiting: BTreeMap<(NodeId, NodeId), Vec<Piece>>,
-    cold: BTreeMap<NodeId, Vec<Piece>>,
     /// Pages that are hot, on slow nodes, and went there too lately, or would not go.
     settling: Option<Time>,
     stayed: Pages,
@@ -203,19 +200,23 @@ impl Round {
         let mut made = BTreeMap::<NodeId, Bytes>::new();
         let mut taken = BTreeSet::<(ProcKey, BlockId)>::new();
         for &(fast, slow) in &self.links {
-            let mut cold: Vec<&Piece> = self.found.values().filter_map(|found| found.cold.get(&fast)).flatten().collect();
-            let free = |piece: &Piece| may(view, piece.proc, slow) && settling(view, piece.proc, &piece.one, slow).is_none();
-            cold.retain(|piece| !taken.contains(&(piece.proc, piece.one.block)) && free(piece));
-            cold.sort_by_key(|piece| (Reverse(piece.idle), piece.proc, piece.one.block));
             let hot = self.found.values().filter_map(|found| found.waiting.get(&(fast, slow))).flatten();
+            let hot: Bytes = hot.map(|piece| piece.pages.bytes()).sum();
             let ends = Ends {
                 free: room(view, fast).saturating_add(made.get(&fast).copied().unwrap_or_default()),
-                cold: cold.iter().map(|piece| piece.pages.bytes()).sum(),
+                cold: Bytes(u64::MAX),
                 slow_free: room(view, slow),
                 quota: quota(view, slow),
                 reserve: lacking(view, fast),
             };
-            let Flow { promote: _, demote } = ends.flow(hot.map(|piece| piece.pages.bytes()).sum());
+            // Mostly there is room, and no need to look at all blocks for what is cold.
+            if ends.flow(hot).demote == Bytes::ZERO {
+                continue;
+            }
+            let mut cold: Vec<Piece> = self.found.keys().flat_map(|proc| cold(view, *proc, fast, slow)).collect();
+            cold.retain(|piece| !taken.contains(&(piece.proc, piece.one.block)));
+            cold.sort_by_key(|piece| (Reverse(piece.idle), piece.proc, piece.one.block));
+            let Flow { promote: _, demote } = Ends { cold: cold.iter().map(|piece| piece.pages.bytes()).sum(), ..ends }.flow(hot);
             let mut left = demote;
             for piece in cold {
                 if left == Bytes::ZERO {
@@ -223,12 +224,12 @@ impl Round {
                 }
                 let (to, pieces) = steps.entry(piece.proc).or_insert_with(|| (slow, Vec::new()));
                 let sum: Bytes = pieces.iter().map(length).sum();
-                if *to == slow && (pieces.is_empty() || sum.saturating_add(length(piece)) <= self.slice(view)) {
-                    pieces.push(piece.clone());
+                if *to == slow && (pieces.is_empty() || sum.saturating_add(length(&piece)) <= self.slice(view)) {
                     taken.insert((piece.proc, piece.one.block));
                     left = left.saturating_sub(piece.pages.bytes());
                     let made = made.entry(fast).or_default();
                     *made = made.saturating_add(piece.pages.bytes());
+                    pieces.push(piece);
                 }
             }
         }
@@ -316,7 +317,27 @@ fn cpus<'a>(view: &View<'a>, proc: ProcKey, sample: &'a ProcSample) -> &'a IdSet
     placed.map_or(&sample.cpus_allowed, |placed| &placed.cpus)
 }
 
-/// The hot blocks of a process on slow nodes, and its cold ones on fast nodes. What nobody knows is neither.
+/// The blocks of a process that have been idle for long enough to go from a fast node to a slow one.
+fn cold(view: &View<'_>, proc: ProcKey, fast: NodeId, slow: NodeId) -> Vec<Piece> {
+    let cold = Span::from_secs(view.config.tier.cold_s);
+    let Some(heat) = view.models.heat.get(proc).filter(|_| may(view, proc, slow)) else { return Vec::new() };
+    // Who got no CPU time touched nothing that it uses.
+    let seen = heat.scan_at().unwrap_or(view.now);
+    if taking::starved(view, proc, Time(seen.0.saturating_sub(cold.0)), seen).is_err() {
+        return Vec::new();
+    }
+    let eligible = view.models.procs.eligible_ranges(proc);
+    let there = view.models.nodes.lying(proc, heat).filter(|one| one.on(fast) > 0);
+    let piece = |one: Lying| {
+        let idle = heat.idle_in(one.block).filter(|idle| *idle >= cold)?;
+        let (parts, pages) = (parts(&one, &eligible), Pages(u64::from(one.movable_from(fast, slow))));
+        let goes = pages > Pages::ZERO && !parts.is_empty() && settling(view, proc, &one, slow).is_none();
+        goes.then_some(Piece { proc, one, parts, pages, hot: (0, 0), idle })
+    };
+    there.filter_map(piece).collect()
+}
+
+/// The hot blocks of a process on slow nodes. What nobody knows is not hot.
 fn find(view: &View<'_>, nodes: &Nodes<'_>, proc: ProcKey, heat: &ProcHeat) -> Result<Found, Reason> {
     let knobs = &view.config.tier;
     let sample = view.models.procs.sample(proc).ok_or_else(|| Reason::new(Rule::WarmUp).note("nothing is known of it"))?;
@@ -325,38 +346,28 @@ fn find(view: &View<'_>, nodes: &Nodes<'_>, proc: ProcKey, heat: &ProcHeat) -> R
         return Err(reason.note("nobody asked yet what of it is in use"));
     }
     let eligible = view.models.procs.eligible_ranges(proc);
-    let (hot_permil, cold) = (Permil(knobs.hot_permil), Span::from_secs(knobs.cold_s));
-    // Who got no CPU time touched nothing that it uses.
-    let seen = heat.scan_at().unwrap_or(view.now);
-    let starved = taking::starved(view, proc, Time(seen.0.saturating_sub(cold.0)), seen).is_err();
+    let hot_permil = Permil(knobs.hot_permil);
     let home = |slow: &NodeFacts| nodes.home(view, slow, cpus(view, proc, sample), &sample.mems_allowed);
-    let homes: Vec<(NodeId, Option<NodeId>)> = nodes.slow.iter().map(|slow| (slow.id, home(slow))).collect();
+    let busy = |slow: &&&NodeFacts| view.models.nodes.held(proc).iter().any(|(node, held)| *node == slow.id && held.busy > 0);
+    let homes: Vec<(NodeId, NodeId)> = nodes.slow.iter().filter(busy).filter_map(|slow| Some((slow.id, home(slow)?))).collect();
     let mut found = Found::default();
-    for one in view.models.nodes.lying(proc, heat) {
-        let piece = |pages: u32, hot, idle| {
-            let parts = parts(&one, &eligible);
-            Piece { proc, one, parts, pages: Pages(u64::from(pages)), hot, idle }
-        };
-        for (slow, to) in homes.iter().filter_map(|(slow, to)| Some((*slow, (*to)?))).filter(|(slow, _)| one.on(*slow) > 0) {
+    if homes.is_empty() {
+        return Ok(found);
+    }
+    for one in view.models.nodes.lying(proc, heat).filter(|one| one.busy(heat.counting())) {
+        for &(slow, to) in homes.iter().filter(|(slow, _)| one.on(*slow) > 0) {
             let hot = heat.hot_in(one.block, hot_permil);
-            if hot.0 * HOT_PART < one.present || hot.0 == 0 {
+            if hot.0 * BUSY_PART < one.present || hot.0 == 0 {
                 continue;
             }
-            let piece = piece(one.movable_from(slow, to), hot, Span::ZERO);
+            let (parts, pages) = (parts(&one, &eligible), Pages(u64::from(one.movable_from(slow, to))));
             if let Some(at) = settling(view, proc, &one, to) {
                 found.settling = found.settling.max(Some(at));
-            } else if piece.pages == Pages::ZERO || piece.parts.is_empty() {
+            } else if pages == Pages::ZERO || parts.is_empty() {
                 found.stayed = found.stayed.saturating_add(Pages(u64::from(one.on(slow))));
             } else {
+                let piece = Piece { proc, one, parts, pages, hot, idle: Span::ZERO };
                 found.waiting.entry((to, slow)).or_default().push(piece);
-            }
-        }
-        for fast in nodes.fast.iter().map(|node| node.id).filter(|fast| one.on(*fast) > 0 && !starved) {
-            let nearest = nodes.links.iter().find(|(from, _)| *from == fast).map(|(_, slow)| *slow);
-            let Some((to, idle)) = nearest.zip(heat.idle_in(one.block).filter(|idle| *idle >= cold)) else { continue };
-            let piece = piece(one.movable_from(fast, to), (0, 0), idle);
-            if piece.pages > Pages::ZERO && !piece.parts.is_empty() {
-                found.cold.entry(fast).or_default().push(piece);
             }
         }
     }
