@@ -61,6 +61,10 @@ impl Spread {
             let tids = numbers.map(|tid| Ok(tid? as u32)).collect::<Result<_, String>>()?;
             spread.tenants.push(Tenant { pages: (0..mib << 8).map(|n| start + (n << 12)).collect(), tids });
         }
+        let short = spread.tenants.iter().zip(threads).any(|(tenant, threads)| tenant.tids.len() != *threads);
+        if short || spread.tenants.len() != threads.len() {
+            return Err("the tenants ended, or lack threads".into());
+        }
         Ok(spread)
     }
 

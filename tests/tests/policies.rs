@@ -214,15 +214,25 @@ fn numa_and_others() {
 #[test]
 fn numa_of_who_outgrows_its_node() {
     let by = PolicyId::Numa;
-    let loads = ProcSpec { threads: 5, busy: Permil(200), ..hog("cache") };
-    let serves = |secs| threes(secs).with(loads.clone()).at(20, Change::Busy { comm: "cache", busy: Permil(900) });
-    let report = check(serves(50), "", by, "at-home numa-bind numa-move subject-taken warm-up");
-    let binds = report.decisions.iter().flat_map(|d| &d.plan).filter_map(|step| match &step.action {
-        Action::Bind { cpus, .. } => Some(cpus.len()),
-        _ => None,
-    });
-    assert_eq!(binds.collect::<Vec<_>>(), [3, 6], "long before the settle time is over");
+    let third = NodeSpec { share: Permil(333), cpus: 2 };
+    let loads = ProcSpec { threads: 4, busy: Permil(200), ..hog("cache") };
+    let busy = |permil| Change::Busy { comm: "cache", busy: Permil(permil) };
+    let serves = Scenario { nodes: vec![third; 3], ..even(55).with(loads) }.at(20, busy(900));
+    let bound = |report: &SimReport| {
+        let binds = report.decisions.iter().flat_map(|d| &d.plan).filter_map(|step| match &step.action {
+            Action::Bind { cpus, .. } => Some((cpus.len(), step.reason.to_string())),
+            _ => None,
+        });
+        binds.unzip::<usize, String, Vec<_>, Vec<_>>()
+    };
+    let report = check(serves.clone(), "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    let (cpus, why) = bound(&report);
+    assert_eq!(cpus, [2, 4], "long before the settle time is over");
+    assert!(why[1].contains("waited for a cpu"), "{}", why[1]);
     assert!(report.truth.shortest_crossing.is_none(), "and no page crossed again");
+    // Who rests and works in turns keeps what it got.
+    let turns = (30..55).step_by(5).fold(serves, |serves, at| serves.at(at, busy(if at % 10 == 0 { 200 } else { 900 })));
+    assert_eq!(bound(&run(1, &turns, &knobs(""))).0, [2, 4]);
 }
 
 /// Two pairs of busy threads beside the main one; each pair has memory of its own, or all use all of it.

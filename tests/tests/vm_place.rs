@@ -286,8 +286,9 @@ fn pages_that_wait_for_a_hint_fault_are_moved_or_told() {
     let (pid, all, to) = (hog.pid(), range(&hog, 0, PAGES), nodes[nodes.len() - 1]);
     assert_eq!(send(pid, all, nodes[0]).end, End::Done);
     // What lies where its only thread runs, the kernel does not scan (change_pte_range in mm/mprotect.c).
-    let elsewhere = nodes.iter().skip(1).find_map(|&node| CpuMask::parse(&cpus_of(node)).expect("a list").cpus().next());
-    pin(pid, elsewhere.expect("a second node with CPUs").0 as usize).expect("runs there");
+    let runs = nodes.iter().skip(1).find_map(|&node| CpuMask::parse(&cpus_of(node)).expect("a list").cpus().next());
+    let Some(runs) = runs else { return elsewhere("needs two nodes with CPUs") };
+    pin(pid, runs.0 as usize).expect("runs there");
     let vmstat = || fs::read_to_string("/proc/vmstat").ok().and_then(|text| field(&text, "numa_pte_updates")).expect("counted");
     let before = vmstat();
     assert!((0..600).any(|_| hog.burn(50).is_ok() && vmstat() - before >= PAGES / 2), "the kernel never scanned the hog");
@@ -298,7 +299,8 @@ fn pages_that_wait_for_a_hint_fault_are_moved_or_told() {
     // What the kernel's balancing brought there meanwhile is not ours.
     assert!(seen >= outcome.done.pages, "{seen:?}, and said {:?}", outcome.done);
     match &outcome.end {
-        End::Done => assert_eq!(on(pid, all, to), PAGES),
+        // It touches its first 64 pages only, so that the kernel brought hardly any there.
+        End::Done => assert!(on(pid, all, to) == PAGES && outcome.done.asked.0 > PAGES / 2, "{:?}", outcome.done),
         End::Partial(why) => assert!(why.contains("wait for a NUMA hint fault"), "{why}"),
         end => panic!("{end}"),
     }

@@ -158,9 +158,14 @@ pub struct Held {
     pub hot: Pages,
     /// Asked to go to another node, and seen to have stayed.
     pub stayed: Pages,
-    /// Blocks that lie on it, in part at least, and are busy.
-    #[serde(default)]
-    pub busy: u64,
+    /// Whether a block that lies on it, in part at least, was busy (`Lying::busy`) at the end of the last walk. What was recorded
+    /// before this was known may be.
+    #[serde(default = "may_be")]
+    pub busy: bool,
+}
+
+const fn may_be() -> bool {
+    true
 }
 
 /// A block goes to another node as a whole: it is in use if at least so much of it is, an eighth.
@@ -177,7 +182,8 @@ pub struct Lying {
 }
 
 impl Lying {
-    /// Whether so much of it may be in use that the whole is. Where accesses are counted, so may a page that is not young.
+    /// Whether the whole block may count as in use: at least an eighth of it was accessed; or accesses are counted, where what was
+    /// not accessed since the last walk may be hot all the same.
     #[must_use]
     pub const fn busy(&self, counting: bool) -> bool {
         counting || self.hot > 0 && self.hot * BUSY_PART >= self.present
@@ -483,7 +489,7 @@ impl ProcNodes {
                 let pages = u64::from(one.on(node));
                 let sum = held.entry(node).or_default();
                 sum.pages.0 += pages;
-                sum.busy += u64::from(busy);
+                sum.busy |= busy;
                 sum.hot.0 += u64::from(one.hot) * pages / u64::from(one.present.max(1));
                 sum.stayed.0 += match asked {
                     Some((to, stayed)) if stayed != UNSEEN && to != node => u64::from(stayed).min(pages),
@@ -592,6 +598,18 @@ mod tests {
             'm' => Some(BlockSample { mixed: Some(vec![half(200, A), half(100, B), half(200, A), half(12, B)].into()), ..sample }),
             _ => None,
         }
+    }
+
+    #[test]
+    fn an_eighth_in_use_makes_a_block_busy() {
+        let lie = Lie { main: NodeId(0), second: NodeId(0), on_main: 0, asked: None };
+        let busy = |present, hot, counting| Lying { block: BlockId(1), leaf: Leaf::Base, present, hot, lie }.busy(counting);
+        let cases = [(512, 64, true), (512, 63, false), (9, 2, true), (9, 1, false), (8, 1, true), (1, 0, false), (512, 512, true)];
+        for (present, hot, expect) in cases {
+            assert_eq!((busy(present, hot, false), busy(present, hot, true)), (expect, true), "{hot} of {present}");
+        }
+        let told: Held = serde_json::from_str(r#"{"pages":1,"hot":0,"stayed":0}"#).expect("an older recording");
+        assert!(told.busy, "unknown is not idle");
     }
 
     #[test]

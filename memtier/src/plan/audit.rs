@@ -234,8 +234,10 @@ fn bind(view: &View<'_>, step: &Step, cpus: &[CpuId]) -> Result<(), String> {
     let last = moved.map_or(at, |moved| moved.max(at));
     let threads = matches!(&step.action, Action::Bind { whom: Whom::Threads(_), .. });
     let settled = view.now.since(last) >= Span::from_secs(view.config.numa.settle_s);
-    // Fewer of those it has, as long as nothing of it was moved: it may have been bound while it came up.
-    let fewer = moved.is_none() && cpus.len() < placed.cpus.len() && cpus.iter().all(|cpu| placed.cpus.contains(cpu.0));
+    // Fewer of those it has, as long as nothing of it was moved and it did not outgrow others: it may have been bound while it
+    // came up.
+    let fewer =
+        moved.is_none() && !placed.grown && cpus.len() < placed.cpus.len() && cpus.iter().all(|cpu| placed.cpus.contains(cpu.0));
     // More besides those it has take nothing from it.
     let more = cpus.len() > placed.cpus.len() && placed.cpus.iter().all(|cpu| cpus.contains(&CpuId(cpu)));
     ensure(threads || settled || fewer || more, "it was placed within numa.settle_s")

@@ -77,6 +77,9 @@ pub struct Placed {
     pub cpus: IdSet,
     /// When that was done.
     pub bound_at: Option<Time>,
+    /// It outgrew what it was bound to before, and got more besides.
+    #[serde(default)]
+    pub grown: bool,
     /// Threads that run elsewhere, since then.
     #[serde(default)]
     pub parts: Vec<Part>,
@@ -518,6 +521,8 @@ impl Ledger {
                     placed.at = at;
                     if whom.tids().is_empty() {
                         placed.joined += u32::from(placed.parts.iter().any(|part| !part.tids.is_empty()));
+                        placed.grown =
+                            !placed.cpus.is_empty() && placed.cpus != cpus && placed.cpus.iter().all(|cpu| cpus.contains(cpu));
                         (placed.cpus, placed.bound_at, placed.parts) = (cpus.clone(), Some(at), Vec::new());
                     } else {
                         placed.part(at, cpus.clone(), whom.tids());
@@ -782,10 +787,13 @@ mod tests {
         let (placed, _) = bind(3, &[2, 3], &[20, 21, 23], PROC);
         assert_eq!(parts(&placed), [part("2-3", &[20, 21, 22, 23], 3)]);
         let (placed, child) = bind(4, &[0, 1, 2, 3], &[], PROC);
-        assert_eq!((parts(&placed), placed.bound_at, placed.joined), (vec![], Some(secs(4)), 1));
+        assert_eq!((parts(&placed), placed.bound_at, placed.joined, placed.grown), (vec![], Some(secs(4)), 1, false));
         assert_eq!((parts(&child), child.bound_at, child.joined), (vec![], Some(secs(4)), 0));
         let (placed, _) = bind(5, &[0], &[], PROC);
-        assert_eq!(placed.joined, 1, "they were together");
+        assert_eq!((placed.joined, placed.grown), (1, false), "they were together");
+        for (at, cpus, grown) in [(6, vec![0, 1], true), (7, vec![0, 1], false), (8, vec![0, 2], false)] {
+            assert_eq!(bind(at, &cpus, &[], PROC).0.grown, grown, "{cpus:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a process runs is measured over this time, or over its life where that is shorter.
-const LATELY: Span = Span::from_secs(10);
+pub(super) const LATELY: Span = Span::from_secs(10);
 /// What it runs is believed after it was heard of for this long since it last grew.
 const HEARD: Span = Span::from_secs(1);
 /// Distances where the kernel tells none: to a node itself and to another.
@@ -332,7 +332,7 @@ fn movable(held: Held, fixed: Option<&Held>) -> Held {
         pages: held.pages.saturating_sub(pages),
         hot: held.hot.saturating_sub(hot),
         stayed: held.stayed.saturating_sub(stayed),
-        ..held
+        busy: held.busy,
     }
 }
 

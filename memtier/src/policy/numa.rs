@@ -1,7 +1,7 @@
 //! numa: brings threads and memory of a process together on the nodes that suit it. docs/policies/numa.md is the essay.
 
 use super::apart;
-use super::board::{Board, Bound, Candidate, reserve};
+use super::board::{Board, Bound, Candidate, LATELY, reserve};
 use super::placement::{self, Choice, Claim, Place, cost, over};
 use super::taking::{self, Refusal};
 use super::{Advice, Class, Policy, Proposal, View};
@@ -161,7 +161,7 @@ fn free(view: &View<'_>, board: &Board, candidate: &Candidate<'_>) -> Result<(Ch
         // Somebody took it off our CPUs.
         settled(view, at)?;
     }
-    let Some(choice) = placement::choose(&board.places, claim, amortise(view)) else {
+    let Some(choice) = placement::choose(&board.places, claim, amortise(view), &[]) else {
         return Err(roomless(board, claim));
     };
     let saved = now.sum().saturating_sub(choice.price.sum());
@@ -197,27 +197,35 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
     let far = || placement::as_it_is(&board.places, claim);
     let (stays, _) = placement::price(&board.places, claim, home, &memory).unwrap_or_else(|| (far(), Pages::ZERO));
     let much = Span::from_millis(claim.wants).scale(MOVE_ON_PERMIL, 1000);
-    let lacks = stays.short > much;
-    if !settled && !lacks && members().any(|placed| placed.moved_at.is_some()) {
+    // What it had elsewhere until lately says nothing of what it lacks here.
+    let known = placed.bound_at.is_some_and(|at| view.now.since(at) >= LATELY);
+    let lacks = !settled && known && stays.short > much;
+    let fixed = |placed: &Placed| placed.grown || placed.moved_at.is_some();
+    if !settled && !lacks && members().any(fixed) {
         return None;
     }
-    let choice = placement::choose(&board.places, claim, amortise(view))?;
+    let choice = placement::choose(&board.places, claim, amortise(view), if lacks { home } else { &[] })?;
     let mut cpus = choice.cpus.clone();
     cpus.sort_unstable();
     // Later it may only rest for a while.
     let came_up = |info: &ProcInfo| view.now.since(info.born()) < Span::from_secs(view.config.numa.settle_s);
     let fresh = view.models.procs.get(candidate.proc).is_some_and(came_up);
     let within = |some: &[usize], all: &[usize]| some.len() < all.len() && some.iter().all(|place| all.contains(place));
-    let (fewer, more) = (fresh && within(&cpus, home), within(home, &cpus) && lacks);
-    if cpus == home || !(settled || fewer || more) {
+    let fewer = fresh && !lacks && within(&cpus, home);
+    if cpus == home || !(settled || fewer || lacks) {
         return None;
     }
     let saved = stays.sum().saturating_sub(choice.price.sum());
-    let least = if settled || more { much } else { Span::from_millis(claim.wants).scale(LEAST_PERMIL, 1000) };
+    let least = if fewer && !settled { Span::from_millis(claim.wants).scale(LEAST_PERMIL, 1000) } else { much };
     let pays = saved > least && over(saved, amortise(view)) > cost(choice.moves);
-    let reason = priced(view, Rule::NumaBind, saved, choice.moves)
-        .saw(Measure::SinceLastMove, view.now.since(last), Span::from_secs(view.config.numa.settle_s), "numa.settle_s")
-        .flips_at(view.now.since(last).as_secs().saturating_add(1));
+    let reason = priced(view, Rule::NumaBind, saved, choice.moves);
+    let since = view.now.since(last);
+    let reason = if lacks {
+        reason.saw(Measure::CpuWait, stays.short, much, "")
+    } else {
+        let settle = Span::from_secs(view.config.numa.settle_s);
+        reason.saw(Measure::SinceLastMove, since, settle, "numa.settle_s").flips_at(since.as_secs().saturating_add(1))
+    };
     pays.then(|| (choice.clone(), whereto(board, claim, &choice, reason)))
 }
 

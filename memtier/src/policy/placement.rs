@@ -187,12 +187,15 @@ fn grow(places: &[Place], claim: &Claim, from: usize, mut look: impl FnMut(&[usi
 }
 
 /// The best nodes for a process: those with the least price, the cost of moving spread over `amortise`; of as few others as
-/// cost hardly more those with most room left, for who is young grows. None where nothing has room.
+/// cost hardly more those with most room left, for who is young grows. `least` are among them. None where nothing has room.
 #[must_use]
-pub fn choose(places: &[Place], claim: &Claim, amortise: Span) -> Option<Choice> {
+pub fn choose(places: &[Place], claim: &Claim, amortise: Span, least: &[usize]) -> Option<Choice> {
     let mut all: Vec<(Span, Choice)> = Vec::new();
     for from in (0..places.len()).filter(|&node| places[node].cpus > 0) {
         grow(places, claim, from, |cpus, memory, price, moves| {
+            if !least.iter().all(|node| cpus.contains(node)) {
+                return;
+            }
             let total = over(price.sum(), amortise).saturating_add(cost(moves));
             all.push((total, Choice { cpus: cpus.to_vec(), memory: memory.to_vec(), price, moves }));
         });
@@ -261,7 +264,7 @@ mod tests {
     const AMORTISE: Span = Span::from_secs(60);
 
     fn check(places: &[Place], claim: &Claim, expect: Option<(&[usize], &[usize])>) -> Choice {
-        let choice = choose(places, claim, AMORTISE);
+        let choice = choose(places, claim, AMORTISE, &[]);
         assert_eq!(choice.as_ref().map(|c| (&c.cpus[..], &c.memory[..])), expect, "{choice:?}");
         choice.unwrap_or(Choice { cpus: vec![], memory: vec![], price: Price::default(), moves: Pages::ZERO })
     }

@@ -199,24 +199,30 @@ impl Round {
         let mut steps = BTreeMap::<ProcKey, (NodeId, Vec<Piece>)>::new();
         let mut made = BTreeMap::<NodeId, Bytes>::new();
         let mut taken = BTreeSet::<(ProcKey, BlockId)>::new();
+        let mut idle = BTreeMap::<NodeId, Vec<Piece>>::new();
         for &(fast, slow) in &self.links {
             let hot = self.found.values().filter_map(|found| found.waiting.get(&(fast, slow))).flatten();
             let hot: Bytes = hot.map(|piece| piece.pages.bytes()).sum();
-            let ends = Ends {
+            let mut ends = Ends {
                 free: room(view, fast).saturating_add(made.get(&fast).copied().unwrap_or_default()),
                 cold: Bytes(u64::MAX),
                 slow_free: room(view, slow),
                 quota: quota(view, slow),
                 reserve: lacking(view, fast),
             };
-            // Mostly there is room, and no need to look at all blocks for what is cold.
+            // Mostly there is room however much is cold, and no need to look for it among all blocks.
             if ends.flow(hot).demote == Bytes::ZERO {
                 continue;
             }
-            let mut cold: Vec<Piece> = self.found.keys().flat_map(|proc| cold(view, *proc, fast, slow)).collect();
-            cold.retain(|piece| !taken.contains(&(piece.proc, piece.one.block)));
+            let nearest = self.links.iter().find(|(from, _)| *from == fast).map_or(slow, |(_, slow)| *slow);
+            let all = || self.found.keys().flat_map(|proc| idle_on(view, *proc, fast, nearest)).collect();
+            let all = idle.entry(fast).or_insert_with(all);
+            let free = |piece: &Piece| may(view, piece.proc, slow) && settling(view, piece.proc, &piece.one, slow).is_none();
+            let mut cold: Vec<&Piece> = all.iter().collect();
+            cold.retain(|piece| !taken.contains(&(piece.proc, piece.one.block)) && free(piece));
             cold.sort_by_key(|piece| (Reverse(piece.idle), piece.proc, piece.one.block));
-            let Flow { promote: _, demote } = Ends { cold: cold.iter().map(|piece| piece.pages.bytes()).sum(), ..ends }.flow(hot);
+            ends.cold = cold.iter().map(|piece| piece.pages.bytes()).sum();
+            let Flow { promote: _, demote } = ends.flow(hot);
             let mut left = demote;
             for piece in cold {
                 if left == Bytes::ZERO {
@@ -224,12 +230,12 @@ impl Round {
                 }
                 let (to, pieces) = steps.entry(piece.proc).or_insert_with(|| (slow, Vec::new()));
                 let sum: Bytes = pieces.iter().map(length).sum();
-                if *to == slow && (pieces.is_empty() || sum.saturating_add(length(&piece)) <= self.slice(view)) {
+                if *to == slow && (pieces.is_empty() || sum.saturating_add(length(piece)) <= self.slice(view)) {
                     taken.insert((piece.proc, piece.one.block));
                     left = left.saturating_sub(piece.pages.bytes());
                     let made = made.entry(fast).or_default();
                     *made = made.saturating_add(piece.pages.bytes());
-                    pieces.push(piece);
+                    pieces.push(piece.clone());
                 }
             }
         }
@@ -317,24 +323,23 @@ fn cpus<'a>(view: &View<'a>, proc: ProcKey, sample: &'a ProcSample) -> &'a IdSet
     placed.map_or(&sample.cpus_allowed, |placed| &placed.cpus)
 }
 
-/// The blocks of a process that have been idle for long enough to go from a fast node to a slow one.
-fn cold(view: &View<'_>, proc: ProcKey, fast: NodeId, slow: NodeId) -> Vec<Piece> {
-    let cold = Span::from_secs(view.config.tier.cold_s);
-    let Some(heat) = view.models.heat.get(proc).filter(|_| may(view, proc, slow)) else { return Vec::new() };
+/// The blocks of a process that have been idle for long enough to leave a fast node. Those that would not go to `nearest`, the slow
+/// node which is asked first, are not tried with others.
+fn idle_on(view: &View<'_>, proc: ProcKey, fast: NodeId, nearest: NodeId) -> Vec<Piece> {
+    let long = Span::from_secs(view.config.tier.cold_s);
+    let Some(heat) = view.models.heat.get(proc) else { return Vec::new() };
     // Who got no CPU time touched nothing that it uses.
     let seen = heat.scan_at().unwrap_or(view.now);
-    if taking::starved(view, proc, Time(seen.0.saturating_sub(cold.0)), seen).is_err() {
+    if taking::starved(view, proc, Time(seen.0.saturating_sub(long.0)), seen).is_err() {
         return Vec::new();
     }
     let eligible = view.models.procs.eligible_ranges(proc);
-    let there = view.models.nodes.lying(proc, heat).filter(|one| one.on(fast) > 0);
     let piece = |one: Lying| {
-        let idle = heat.idle_in(one.block).filter(|idle| *idle >= cold)?;
-        let (parts, pages) = (parts(&one, &eligible), Pages(u64::from(one.movable_from(fast, slow))));
-        let goes = pages > Pages::ZERO && !parts.is_empty() && settling(view, proc, &one, slow).is_none();
-        goes.then_some(Piece { proc, one, parts, pages, hot: (0, 0), idle })
+        let idle = heat.idle_in(one.block).filter(|idle| *idle >= long)?;
+        let (parts, pages) = (parts(&one, &eligible), Pages(u64::from(one.movable_from(fast, nearest))));
+        (pages > Pages::ZERO && !parts.is_empty()).then_some(Piece { proc, one, parts, pages, hot: (0, 0), idle })
     };
-    there.filter_map(piece).collect()
+    view.models.nodes.lying(proc, heat).filter(|one| one.on(fast) > 0).filter_map(piece).collect()
 }
 
 /// The hot blocks of a process on slow nodes. What nobody knows is not hot.
@@ -348,7 +353,7 @@ fn find(view: &View<'_>, nodes: &Nodes<'_>, proc: ProcKey, heat: &ProcHeat) -> R
     let eligible = view.models.procs.eligible_ranges(proc);
     let hot_permil = Permil(knobs.hot_permil);
     let home = |slow: &NodeFacts| nodes.home(view, slow, cpus(view, proc, sample), &sample.mems_allowed);
-    let busy = |slow: &&&NodeFacts| view.models.nodes.held(proc).iter().any(|(node, held)| *node == slow.id && held.busy > 0);
+    let busy = |slow: &&&NodeFacts| view.models.nodes.held(proc).iter().any(|(node, held)| *node == slow.id && held.busy);
     let homes: Vec<(NodeId, NodeId)> = nodes.slow.iter().filter(busy).filter_map(|slow| Some((slow.id, home(slow)?))).collect();
     let mut found = Found::default();
     if homes.is_empty() {

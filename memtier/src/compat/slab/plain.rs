@@ -9,7 +9,7 @@ use crate::vocab::{ClassId, Place};
 use std::collections::BTreeSet;
 
 const SOURCE_PAGES: u64 = 2;
-const RECLAIM_PAGES: f64 = 2.5;
+pub(super) const RECLAIM_PAGES: f64 = 2.5;
 /// A class with a larger part of all evictions counts as one that evicts, in however few looks.
 const SHARE: f64 = 0.25;
 

@@ -188,27 +188,30 @@ impl Ground {
 
     fn run(&self, peer: &Peer, warm: Duration) -> Result<Ended, String> {
         std::thread::sleep(warm);
-        let (before, begun) = (peer.cpu_s()?, Instant::now());
+        let (mut moved_before, before, begun) = (moved()?, peer.cpu_s()?, Instant::now());
         let cpus: Vec<CpuId> = self.nodes.iter().filter_map(|node| node.cpus.first().copied()).collect();
         let hogs = match self.whom {
             Whom::Hogs(all) => all.iter().map(|&mib| Spread::hog(mib, &cpus)).collect::<Result<Vec<_>, _>>()?,
             Whom::Tenants(mib, threads) => {
                 let tenants = Spread::tenants(mib, threads)?;
-                tenants.scatter(&self.nodes.iter().map(|node| node.id).collect::<Vec<_>>())?;
+                let nodes: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+                // These moves are ours.
+                let scattered = moved()?;
+                tenants.scatter(&nodes)?;
+                moved_before += moved_since(scattered)?;
                 vec![tenants]
             }
         };
-        let moved = moved()?;
         let (mut last, mut changed) = (None, Duration::ZERO);
         let least = if matches!(self.whom, Whom::Tenants(..)) { APART } else { WINDOW };
         while begun.elapsed() < least.max(changed + QUIET).min(MOST) {
-            let now = (moved_since(moved)?, hogs.iter().map(Spread::glance).collect::<Result<Vec<_>, _>>()?);
+            let now = (moved_since(moved_before)?, hogs.iter().map(Spread::glance).collect::<Result<Vec<_>, _>>()?);
             if last.as_ref() != Some(&now) {
                 (last, changed) = (Some(now), begun.elapsed());
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        let (moved, after) = (moved_since(moved)?, peer.cpu_s()?);
+        let (moved, after) = (moved_since(moved_before)?, peer.cpu_s()?);
         hogs.iter().for_each(|hog| peer.tell(hog.pid()));
         let spots = hogs.iter().map(|hog| self.spots(hog)).collect::<Result<Vec<_>, _>>()?.concat();
         let pages = |of: fn(&Spot) -> u64| spots.iter().map(of).sum::<u64>() as f64;
