@@ -210,13 +210,12 @@ fn move_on(view: &View<'_>, board: &Board, candidate: &Candidate<'_>, home: &[us
     // Later it may only rest for a while.
     let came_up = |info: &ProcInfo| view.now.since(info.born()) < Span::from_secs(view.config.numa.settle_s);
     let fresh = view.models.procs.get(candidate.proc).is_some_and(came_up);
-    let within = |some: &[usize], all: &[usize]| some.len() < all.len() && some.iter().all(|place| all.contains(place));
-    let fewer = fresh && !lacks && within(&cpus, home);
+    let fewer = fresh && cpus.len() < home.len() && cpus.iter().all(|place| home.contains(place));
     if cpus == home || !(settled || fewer || lacks) {
         return None;
     }
     let saved = stays.sum().saturating_sub(choice.price.sum());
-    let least = if fewer && !settled { Span::from_millis(claim.wants).scale(LEAST_PERMIL, 1000) } else { much };
+    let least = if settled || lacks { much } else { Span::from_millis(claim.wants).scale(LEAST_PERMIL, 1000) };
     let pays = saved > least && over(saved, amortise(view)) > cost(choice.moves);
     let reason = priced(view, Rule::NumaBind, saved, choice.moves);
     let since = view.now.since(last);
