@@ -213,6 +213,9 @@ impl Placing for Kernel {
     fn has_memory(&mut self) -> io::Result<bool> {
         Self::held(&mut self.held)?.tasks.has_memory()
     }
+    fn runs_guest(&mut self) -> io::Result<bool> {
+        Self::held(&mut self.held)?.tasks.has_open("anon_inode:kvm-vm")
+    }
     fn ancestors(&mut self) -> io::Result<Vec<ProcKey>> {
         Self::held(&mut self.held)?.tasks.ancestors()
     }

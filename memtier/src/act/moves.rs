@@ -1,8 +1,10 @@
-//! Moving pages to a node: slice by slice, each looked at, guarded, moved in calls of bounded size, and looked at again.
+//! Moving pages to a node: slice by slice, each looked at, guarded, moved in calls of bounded size, and what the kernel does not
+//! say it moved looked at again.
 //!
 //! A folio moves whole, so that it is named once, by its first page; no folio is moved that reaches out of what was asked for.
 //! A call that the kernel breaks off (one page of a batch did not move) goes on behind what was tried; nothing is tried
-//! twice. What counts as moved is what the look afterwards finds on the node.
+//! twice. Of a page that it puts down as being on the node that is so (mm/migrate.c, move_pages_and_store_status); of the others the look
+//! afterwards tells.
 
 use super::Reins;
 use super::ground::{Coming, Stop, guards};
@@ -12,7 +14,7 @@ use super::snapshot::{Snapshot, whole_folios};
 use crate::plan::calls::{MOVE_CALL, MOVE_SLICE};
 use crate::sys::numa::UNTOLD;
 use crate::sys::pagemap::Entry;
-use crate::vocab::{AddrRange, NodeId, PAGE_BYTES, Pages, Step};
+use crate::vocab::{AddrRange, BLOCK_BYTES, NodeId, PAGE_BYTES, Pages, Step};
 use std::io;
 
 pub(super) struct Moves<'a, C> {
@@ -64,7 +66,8 @@ impl<'a, C: Placing> Moves<'a, C> {
     }
 
     fn all(&mut self, to: NodeId, ranges: &[AddrRange], missed: &mut Vec<AddrRange>) -> Result<(), Stop> {
-        let slices = slices(ranges, MOVE_SLICE.0);
+        let guest = self.calls.runs_guest().map_err(|e| self.fault("read of /proc/PID/fd", e))?;
+        let slices = slices(ranges, if guest { BLOCK_BYTES } else { MOVE_SLICE.0 });
         for (i, ranges) in slices.iter().enumerate() {
             if i > 0 {
                 self.calls.pause(self.reins.pause());
@@ -188,16 +191,22 @@ impl<'a, C: Placing> Moves<'a, C> {
                 Err(e) => stop = Some(e),
             }
         }
-        // Whatever ended it, what moved, moved.
-        let nodes = match self.calls.nodes(&firsts(folios)) {
-            Ok(nodes) => nodes,
-            Err(e) => return Err(self.refused(stop.unwrap_or(e), to)),
-        };
         // Of what a call refuses as a whole it says nothing.
         let no_room = stop.as_ref().is_some_and(|e| e.raw_os_error() == Some(libc::ENOMEM));
-        for (i, (folio, node)) in folios.iter().zip(nodes).enumerate() {
-            let said = said.get(i).copied().or(no_room.then_some(-libc::ENOMEM));
-            self.tally.settle(folio.pages, said, node, to);
+        let said = |at: usize| said.get(at).copied().or(no_room.then_some(-libc::ENOMEM));
+        let (sure, doubtful): (Vec<usize>, _) = (0..folios.len()).partition(|&at| said(at) == Some(to.0.into()));
+        let moved = sure.into_iter().map(|at| folios[at].pages).sum::<u64>();
+        (self.tally.moved, self.tally.left) = (self.tally.moved + moved, self.tally.left - moved);
+        if !doubtful.is_empty() {
+            // Whatever ended it, what moved, moved.
+            let asked: Vec<u64> = doubtful.iter().map(|&at| folios[at].first).collect();
+            let nodes = match self.calls.nodes(&asked) {
+                Ok(nodes) => nodes,
+                Err(e) => return Err(self.refused(stop.unwrap_or(e), to)),
+            };
+            for (at, node) in doubtful.into_iter().zip(nodes) {
+                self.tally.settle(folios[at].pages, said(at), node, to);
+            }
         }
         match stop {
             None => Ok(()),
@@ -215,13 +224,10 @@ impl<'a, C: Placing> Moves<'a, C> {
 }
 
 impl Tally {
-    /// One folio after a call: what the call said of it, if it got to it, and where it is now.
+    /// One folio after a call that did not say it moved: what the call said of it, if it got to it, and where it is now.
     fn settle(&mut self, pages: u64, said: Option<i32>, node: i32, to: NodeId) {
-        let target = i32::from(to.0);
-        // A page that waits for its hint fault again is where the kernel said it put it.
-        let moved = node == target || (node == -libc::ENOENT && said == Some(target));
         let what = match said.map(i32::wrapping_neg) {
-            _ if moved => &mut self.moved,
+            _ if node == i32::from(to.0) => &mut self.moved,
             _ if node == -libc::ENOENT => &mut self.absent,
             _ if node < 0 => &mut self.unmapped,
             None => return,

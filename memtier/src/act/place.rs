@@ -19,6 +19,8 @@ use std::io;
 pub trait Placing: Ground + Cgroups {
     /// The pid is still its own, and it is no zombie.
     fn has_memory(&mut self) -> io::Result<bool>;
+    /// Whether it runs a guest of KVM, by whichever program.
+    fn runs_guest(&mut self) -> io::Result<bool>;
     /// The nearest first.
     fn ancestors(&mut self) -> io::Result<Vec<ProcKey>>;
     /// Its threads, ascending; none when it is gone.

@@ -10,7 +10,7 @@ use crate::sys::numa::UNTOLD;
 use crate::sys::pagemap::{Entry, Flags};
 use crate::sys::tasks::{Task, TaskKey};
 use crate::vocab::{
-    Action, AddrRange, Bytes, CgroupId, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey,
+    Action, AddrRange, BLOCK_BYTES, Bytes, CgroupId, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey,
     Reason, Rule, Step, StepId, Time, Whom,
 };
 use std::cell::RefCell;
@@ -47,6 +47,7 @@ type Hook = Box<dyn FnMut(&mut World, &'static str)>;
 struct World {
     owner: ProcKey,
     parent: Option<ProcKey>,
+    runs_guest: bool,
     tasks: BTreeMap<u32, (u64, CpuMask)>,
     online: CpuMask,
     refuses: BTreeMap<u32, i32>,
@@ -94,6 +95,7 @@ impl World {
         Self {
             owner: PROC,
             parent: None,
+            runs_guest: false,
             tasks: BTreeMap::new(),
             online: mask("0-3"),
             refuses: BTreeMap::new(),
@@ -236,6 +238,9 @@ impl Ground for Fake {
 impl Placing for Fake {
     fn has_memory(&mut self) -> io::Result<bool> {
         Ok(self.0.borrow().owner == PROC)
+    }
+    fn runs_guest(&mut self) -> io::Result<bool> {
+        Ok(self.0.borrow().runs_guest)
     }
     fn ancestors(&mut self) -> io::Result<Vec<ProcKey>> {
         Ok(self.0.borrow().parent.into_iter().collect())
@@ -509,6 +514,16 @@ fn between_slices_guards_are_looked_at_again_and_a_death_is_told() {
     assert!(outcome.end.to_string().starts_with("partly done: stopped: pid 7 is gone"), "{}", outcome.end);
     assert!(outcome.done.pages > Pages::ZERO && outcome.done.pages.0 < slice);
     assert_eq!(outcome.missed, [range(outcome.done.pages.0, slice - outcome.done.pages.0), range(slice, slice)]);
+}
+
+#[test]
+fn a_guest_is_looked_after_each_2_mib() {
+    let block = BLOCK_BYTES / PAGE_BYTES;
+    let calm = Guard::Calm { most_avg10: 500 };
+    let mut world = World { runs_guest: true, ..World::of(2 * block) };
+    world.hook = Some(Box::new(|world, _| world.pressure = 501));
+    let (outcome, world) = apply(world, &step(moves(vec![range(0, 2 * block)]), vec![calm]));
+    assert_eq!((world.on(TO), outcome.missed), (block, vec![range(block, block)]));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::affinity::{CpuMask, set_affinity};
 use super::files::{parent_pid, start_ticks, state};
 use crate::vocab::ProcKey;
 use nix::dir::Dir;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -92,6 +92,30 @@ impl Tasks {
     fn own(&mut self) -> io::Result<Option<Vec<u8>>> {
         self.calls += 1;
         unless_gone(read_stat(&self.stat))
+    }
+
+    /// Whether one of its descriptors is this, as the kernel names it in /proc/PID/fd.
+    pub fn has_open(&mut self, what: &str) -> io::Result<bool> {
+        self.calls += 4;
+        let how = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = Dir::openat(self.dir.as_fd(), "fd", how, Mode::empty()).map_err(io::Error::from);
+        let Some(mut dir) = unless_gone(dir)? else { return Ok(false) };
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            match entry {
+                Ok(entry) => names.push(entry.file_name().to_owned()),
+                Err(error) if gone(&error.into()) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for name in names {
+            self.calls += 1;
+            // `.` and `..` are no links; one that is closed by now is none either.
+            if readlinkat(dir.as_fd(), name.as_c_str()).is_ok_and(|link| link == what) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Who made it, or adopted it since, who made that one, and so on; as far as they are there.
@@ -226,6 +250,11 @@ mod tests {
         assert!(tasks.rebind(&ours, &ours.cpus).expect("changes nothing"));
         let bound = Task { cpus: CpuMask::default(), ..ours.clone() };
         assert!(!tasks.rebind(&bound, &ours.cpus).expect("looks"), "not as it was seen");
+        let exe = File::open("/proc/self/exe").expect("ours");
+        let path = std::fs::read_link("/proc/self/exe").expect("a link");
+        assert!(tasks.has_open(path.to_str().expect("text")).expect("lists"));
+        drop(exe);
+        assert!(!tasks.has_open("anon_inode:kvm-vm").expect("lists"));
         let line = tasks.ancestors().expect("reads");
         assert_eq!(line[0].pid, std::os::unix::process::parent_id());
         let other = ProcKey { start: own().start + 1, ..own() };

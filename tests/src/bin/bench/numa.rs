@@ -188,19 +188,11 @@ impl Ground {
 
     fn run(&self, peer: &Peer, warm: Duration) -> Result<Ended, String> {
         std::thread::sleep(warm);
-        let (mut moved_before, before, begun) = (moved()?, peer.cpu_s()?, Instant::now());
+        let (moved_before, before, begun) = (moved()?, peer.cpu_s()?, Instant::now());
         let cpus: Vec<CpuId> = self.nodes.iter().filter_map(|node| node.cpus.first().copied()).collect();
         let hogs = match self.whom {
             Whom::Hogs(all) => all.iter().map(|&mib| Spread::hog(mib, &cpus)).collect::<Result<Vec<_>, _>>()?,
-            Whom::Tenants(mib, threads) => {
-                let tenants = Spread::tenants(mib, threads)?;
-                let nodes: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
-                // These moves are ours.
-                let scattered = moved()?;
-                tenants.scatter(&nodes)?;
-                moved_before += moved_since(scattered)?;
-                vec![tenants]
-            }
+            Whom::Tenants(mib, threads) => vec![Spread::tenants(mib, &cpus, threads)?],
         };
         let (mut last, mut changed) = (None, Duration::ZERO);
         let least = if matches!(self.whom, Whom::Tenants(..)) { APART } else { WINDOW };
