@@ -221,7 +221,7 @@ fn numa_and_others() {
     // Which page comes to which node depends on all that came before.
     assert_eq!((on.iter().sum::<u64>(), on[2]), (32 * MIB, 0));
     assert!(on[1 - home].abs_diff(still[1 - home]) <= 1, "{on:?} {still:?}");
-    assert!(says(&report, by, "locked ones or what its owner bound (mbind): these stay"));
+    assert!(says(&report, by, "locked ones: these stay; what its owner bound (mbind) stays"));
 }
 
 /// Its owner said on which nodes it lies.

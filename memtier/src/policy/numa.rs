@@ -138,7 +138,10 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
         Bound::Others(home) => {
             let memory = placement::memory_of(&board.places, &candidate.claim, home);
             board.take(&candidate.claim, home, &memory, Pages::ZERO);
-            let theirs = || Reason::new(Rule::BoundByOthers).note(format!("it may run on CPUs {}", candidate.sample.cpus_allowed));
+            let theirs = || {
+                let (cpus, too) = (&candidate.sample.cpus_allowed, of_its_owner(view, candidate));
+                Reason::new(Rule::BoundByOthers).note(format!("it may run on CPUs {cpus}{too}"))
+            };
             if home.is_empty() || board.everywhere(home) {
                 return Err(theirs());
             }
@@ -306,16 +309,16 @@ fn bring(
     let outside = || candidate.held.iter().filter(|(node, _)| !home.contains(node)).map(|(_, held)| held);
     let (pages, stayed): (u64, u64) = (outside().map(|held| held.pages.0).sum(), outside().map(|held| held.stayed.0).sum());
     let away = Pages(pages.saturating_sub(stayed));
-    let bound = !view.models.procs.bound_ranges(candidate.proc).is_empty();
+    let too = of_its_owner(view, candidate);
     if away == Pages::ZERO {
         return Err(if stayed == 0 && candidate.fixed {
             let reason = Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "");
-            let bound = if bound { " or what its owner bound (mbind)" } else { "" };
-            reason.note(format!("{}, but for files, shared memory, hugetlb pages or locked ones{bound}: these stay", named(&home)))
+            reason.note(format!("{}, but for files, shared memory, hugetlb pages or locked ones: these stay{too}", named(&home)))
         } else if stayed == 0 {
             Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "").note(named(&home))
         } else {
-            Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, Pages(stayed), Pages::ZERO, "").note("they stayed when asked")
+            let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, Pages(stayed), Pages::ZERO, "");
+            reason.note(format!("they stayed when asked{too}"))
         });
     }
     came_back(view, candidate, &home)?;
@@ -348,11 +351,15 @@ fn bring(
     }
     Err(refusal.unwrap_or_else(|| {
         let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, away, Pages::ZERO, "");
-        let bound = if bound { "bound by its owner (mbind), " } else { "" };
-        reason.note(format!(
-            "what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, {bound}or at home"
-        ))
+        let shares = "what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, or at home";
+        reason.note(format!("{shares}{too}"))
     }))
+}
+
+/// What a refusal to move memory adds where some of it is not to be moved by its owner's word.
+fn of_its_owner(view: &View<'_>, candidate: &Candidate<'_>) -> &'static str {
+    let none = view.models.procs.bound_ranges(candidate.proc).is_empty();
+    if none { "" } else { "; what its owner bound (mbind) stays" }
 }
 
 /// A slice of what lies outside of `home` and is wanted on `to`, what it is charged, and the room there; none if nothing is.
