@@ -142,6 +142,8 @@ pub mod vma_has {
     pub const OPS: u64 = 2;
     /// Registered with a userfaultfd.
     pub const UFFD: u64 = 4;
+    /// A memory policy of its own (mbind) that says more than to take the local node.
+    pub const POLICY: u64 = 8;
 }
 
 /// A process came, changed its program, or went.

@@ -3,11 +3,15 @@
 //! The seq file carries the records: the kernel comes back to a mapping whose record did not fit, so none is lost.
 
 use crate::kernel::{
-    FILE_INODE, INODE_SB, SB_MAGIC, TASK_START_BOOTTIME, VMA_END, VMA_FILE, VMA_FLAGS, VMA_OPS, VMA_START, VMA_UFFD, word,
+    FILE_INODE, INODE_SB, POLICY_MODE, SB_MAGIC, TASK_START_BOOTTIME, VMA_END, VMA_FILE, VMA_FLAGS, VMA_OPS, VMA_POLICY, VMA_START,
+    VMA_UFFD, half, word,
 };
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use core::ffi::c_void;
 use memtier_common::{VmaRecord, vma_has};
+
+/// MPOL_LOCAL (include/uapi/linux/mempolicy.h): the node of whoever touches a page first, as without any policy.
+const LOCAL: u16 = 4;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_vma")]
@@ -31,6 +35,13 @@ pub extern "C" fn vmas(ctx: *const u64) -> i32 {
     let uffd = VMA_UFFD.load();
     if uffd != 0 && word(vma + uffd) != 0 {
         has |= vma_has::UFFD;
+    }
+    // Nor do kernels without NUMA have this one. The policy stays while the iterator holds the mmap_lock.
+    let own = VMA_POLICY.load();
+    let policy = if own != 0 { word(vma + own) } else { 0 };
+    // An unsigned short, and flags behind it.
+    if policy != 0 && half(policy + POLICY_MODE.load()) as u16 != LOCAL {
+        has |= vma_has::POLICY;
     }
     let mut record = VmaRecord {
         start_ns: word(task + TASK_START_BOOTTIME.load()),

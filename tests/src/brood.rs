@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Ends with its owner.
@@ -45,6 +45,11 @@ impl Brood {
         self.order("child")
     }
 
+    /// A process that it made and that is nobody's child any more; its pid.
+    pub fn orphan(&mut self) -> Result<u32, String> {
+        self.order("orphan")
+    }
+
     fn order(&mut self, order: &str) -> Result<u32, String> {
         writeln!(self.orders, "{order}").map_err(|e| format!("brood: {e}"))?;
         self.answer()
@@ -61,6 +66,19 @@ impl Drop for Brood {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Makes a process whose parent ends at once: its pid, and what it ends with.
+pub fn orphan() -> io::Result<(u32, ChildStdin)> {
+    let mut shell = Command::new("sh");
+    // What runs behind a shell has no standard input but by another number.
+    shell.args(["-c", "exec 3<&0; cat <&3 >/dev/null & echo $!"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = shell.spawn()?;
+    let (pipe, out) = (shell.stdin.take().expect("stdin was asked for"), shell.stdout.take().expect("stdout was asked for"));
+    let mut said = String::new();
+    BufReader::new(out).read_line(&mut said)?;
+    shell.wait()?;
+    Ok((said.trim().parse().map_err(io::Error::other)?, pipe))
 }
 
 /// Where each thread of a process may run, as /proc/PID/status prints it; what ends meanwhile is left out.

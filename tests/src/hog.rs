@@ -84,6 +84,11 @@ impl Hog {
         writeln!(self.orders, "burn {ms}").map_err(|e| format!("hog: {e}"))?;
         self.answer().map(|_| ())
     }
+    /// A process that it made and that is nobody's child any more; its pid.
+    pub fn orphan(&mut self) -> Result<u32, String> {
+        writeln!(self.orders, "orphan").map_err(|e| format!("hog: {e}"))?;
+        u32::try_from(self.answer()?).map_err(|e| format!("hog: {e}"))
+    }
     /// True while every page still holds what was filled in; reads all pages.
     pub fn intact(&mut self) -> Result<bool, String> {
         writeln!(self.orders, "check").map_err(|e| format!("hog: {e}"))?;

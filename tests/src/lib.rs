@@ -16,6 +16,7 @@ pub mod memcached;
 pub mod memcg;
 pub mod numad;
 pub mod numad_daemon;
+pub mod owner;
 pub mod pairs;
 pub mod rows;
 pub mod slab;

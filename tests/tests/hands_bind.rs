@@ -129,6 +129,34 @@ fn bound_twice_it_goes_back_to_what_was_before_the_first() {
     assert_eq!(bind(&mut placer, reused, &cpus[..1]).end, End::Skipped(Guard::Alive(reused)));
 }
 
+/// Who made it tells nobody; the daemon hears of that end and keeps it, as is done here by hand.
+#[test]
+fn who_outlives_its_bound_parent_gets_back_what_that_had() {
+    let cpus = need!(cpus());
+    let memtier = need!(binary("memtier"));
+    let (dir, mut brood) = (scratch(), Brood::start(5).expect("starts"));
+    let (pid, before) = (brood.pid(), masks(brood.pid()));
+    let earlier = brood.orphan().expect("an orphan");
+    let shared = Shared::new(footprint(dir.path()));
+    let mut placer = Placer::new(shared.clone(), Reins::new(&config::Arm::default()));
+    assert_eq!(bind(&mut placer, key(pid), &cpus[..1]).end, End::Done);
+    let orphans = [brood.orphan().expect("an orphan"), brood.orphan().expect("an orphan")];
+    let mask = |pid: u32| masks(pid)[&pid].clone();
+    assert_eq!(orphans.map(mask), [list(&cpus[..1]), list(&cpus[..1])]);
+    // The shell between them is gone.
+    let line = |orphan: u32| [ProcKey { pid: u32::MAX, start: key(orphan).start }, key(pid)];
+    let keep = |orphan: u32| shared.lock().adopt(&line(orphan), [key(orphan)].into_iter()).expect("room");
+    keep(earlier);
+    orphans.into_iter().for_each(keep);
+    let held = shared.lock().bound().map(|proc| proc.pid).collect::<BTreeSet<_>>();
+    assert_eq!(held, [pid, orphans[0], orphans[1]].into());
+    // It is bound anew as what it is: what it had is known.
+    assert_eq!(bind(&mut placer, key(orphans[1]), &cpus[1..2]).end, End::Done);
+    assert_eq!(mask(orphans[1]), list(&cpus[1..2]));
+    undo(&memtier, dir.path().to_owned());
+    assert_eq!([pid, earlier, orphans[0], orphans[1]].map(mask), [pid; 4].map(|pid| before[&pid].clone()));
+}
+
 /// The binder is killed at some moment of its work, and `memtier undo` finds in the log what to put back.
 #[test]
 fn killed_at_any_moment_undo_puts_exact_masks_back() {

@@ -12,6 +12,7 @@ use memtier::vocab::{
     Action, AddrRange, Charge, End, Event, Guard, MapsSample, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey, Reason, Rule, Sample,
     Source, Span, Stamped, Step, StepId, VmaFlags,
 };
+use memtier_tests::owner::Owner;
 use memtier_tests::{binary, footing, need};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -204,6 +205,21 @@ fn memory_under_userfaultfd_is_nobody_s() {
     let (maps, _, eligible) = walk(&mut walker, registered.key());
     assert!(flags(&maps, registered.base).has(VmaFlags::UFFD));
     assert!(!eligible.iter().any(|r| r.contains(registered.base)));
+}
+
+#[test]
+fn memory_that_its_owner_bound_to_nodes_is_not_to_be_moved() {
+    let _one = alone();
+    let mut walker = need!(walker());
+    // A kernel without NUMA has no mbind.
+    let owner = need!(Owner::start(8, 0));
+    let stat = fs::read(format!("/proc/{}/stat", owner.pid())).expect("it lives");
+    let proc = ProcKey { pid: owner.pid(), start: start_ticks(&stat).expect("a start time") };
+    let (maps, _, eligible) = walk(&mut walker, proc);
+    assert!(flags(&maps, owner.bound).has(VmaFlags::POLICY) && !flags(&maps, owner.free).has(VmaFlags::POLICY));
+    assert_eq!(maps.vmas.iter().filter(|v| v.flags.has(VmaFlags::POLICY)).count(), 1);
+    // It may be paged out all the same.
+    assert!([owner.bound, owner.free].iter().all(|at| eligible.iter().any(|r| r.contains(*at))));
 }
 
 #[test]

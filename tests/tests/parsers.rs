@@ -398,9 +398,10 @@ fn page_idle_stands_in() {
         let stats = standin.scan(proc, &mut |event| events.push(event)).expect("walks");
         let [Event::Sample(Sample::Maps(maps)), Event::Sample(Sample::Pages(chunk))] = &events[..] else { panic!("{events:?}") };
         assert_eq!((maps.vmas.len(), chunk.last, chunk.range.start), (1, true, 0));
-        (stats, chunk.clone())
+        (stats, chunk.clone(), maps.vmas[0].flags.has(VmaFlags::POLICY))
     };
-    let (stats, PageChunk { blocks, .. }) = scan(&mut standin);
+    let (stats, PageChunk { blocks, .. }, theirs) = scan(&mut standin);
+    assert!(!theirs, "a kernel without NUMA has no numa_maps");
     let [huge, base] = &blocks[..] else { panic!("{blocks:?}") };
     // Only the bit of the first frame counts for a huge page.
     assert_eq!((huge.leaf, huge.accessed, huge.node, &huge.mixed), (Leaf::Pmd, Bits::ALL, NodeId(0), &None));
@@ -409,8 +410,12 @@ fn page_idle_stands_in() {
     assert_eq!((base.node, &base.mixed), (NodeId(3), &None));
     assert_eq!((stats.present, stats.accessed, stats.blocks), (Pages(514), Pages(513), 2));
     // The walk marked them: nothing was touched since. The kernel would have kept the bits of other frames.
-    let (stats, _) = scan(&mut standin);
-    assert_eq!(stats.accessed, Pages(0));
+    let numa_maps = root.path("/proc/7/numa_maps");
+    for (policy, said) in [("default", false), ("local", false), ("prefer (many):0,3", true), ("bind=static:3", true)] {
+        fs::write(&numa_maps, format!("{:x} {policy} anon=514 N0=513 N3=1 kernelpagesize_kB=4\n", 4u64 << 20)).expect("scratch");
+        let (stats, _, theirs) = scan(&mut standin);
+        assert_eq!((stats.accessed, theirs), (Pages(0), said), "{policy}");
+    }
     let other = ProcKey { start: 71, ..proc };
     assert!(standin.scan(other, &mut |_| panic!("says nothing")).is_err_and(|e| e.is_gone()));
 }

@@ -6,7 +6,7 @@ use memtier::config::{Config, canonical};
 use memtier::plan::{Decision, Governor};
 use memtier::sim::{Change, INCOMPRESSIBLE, NodeSpec, Pattern, ProcSpec, RegionSpec, Scenario, SimReport, SwapSpec, run};
 use memtier::vocab::{
-    Action, Bytes, Event, Need, Pages, Permil, PolicyId, Request, Source, Span, Stamped, Step, Subject, SwapBacking,
+    Action, Bytes, Event, Need, Pages, Permil, PolicyId, Request, Source, Span, Stamped, Step, Subject, SwapBacking, VmaFlags,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -208,6 +208,31 @@ fn numa_and_others() {
     let report = check(even(60).with(pinned), "", by, "at-home numa-bind numa-move subject-taken unmovable warm-up");
     let moves = report.decisions.iter().flat_map(|d| &d.plan).filter(|s| matches!(s.action, Action::MovePages { .. })).count();
     assert!(moves <= 4, "{moves}");
+    // Half of it its owner bound to nodes: that lies where it lay, and the rest is together.
+    let half = || {
+        let theirs = of_its_owner(RegionSpec::new(16 * MIB, Pattern::Hot { pages: 16 * MIB }));
+        ProcSpec { regions: vec![theirs, hog("cache").regions[0]], ..hog("cache") }
+    };
+    let alone = ProcSpec { regions: vec![half().regions[0]], ..half() };
+    let (still, _) = lies(&check(even(60).with(alone), "numa = { enabled = false }", by, "turned-off"), "cache");
+    let report = check(even(60).with(half()), "", by, "at-home numa-bind numa-move subject-taken warm-up");
+    let (on, cpus) = lies(&report, "cache");
+    let home = usize::from(cpus == [2, 3]);
+    // Which page comes to which node depends on all that came before.
+    assert_eq!((on.iter().sum::<u64>(), on[2]), (32 * MIB, 0));
+    assert!(on[1 - home].abs_diff(still[1 - home]) <= 1, "{on:?} {still:?}");
+    assert!(says(&report, by, "locked ones: these stay; what its owner bound (mbind) stays"));
+}
+
+/// Its owner said on which nodes it lies.
+fn of_its_owner(region: RegionSpec) -> RegionSpec {
+    RegionSpec { flags: VmaFlags::WRITE.with(VmaFlags::POLICY), ..region }
+}
+
+/// Whether a refusal of the policy says so.
+fn says(report: &SimReport, policy: PolicyId, what: &str) -> bool {
+    let mut holds = report.decisions.iter().flat_map(|d| &d.report.holds).filter(|h| h.by == policy);
+    holds.any(|hold| hold.reason.note.contains(what))
 }
 
 /// Bound while it loaded its data, it works on them with more threads than a node has CPUs for.
@@ -341,6 +366,13 @@ fn tier() {
     check(tiers(60).at(1, Change::Blind(Source::Psi)), &on(""), by, "source-blind");
     let report =
         check(tiers(120), &format!("{}\ndaemon = {{ act = false, arm = true }}", on("")), by, "at-home settling tier-promote");
+    assert_eq!(report.truth.moved, Pages::ZERO);
+    // What its owner bound to nodes is neither promoted nor demoted.
+    let mut theirs = tiers(120);
+    for region in &mut theirs.procs[0].regions {
+        *region = of_its_owner(*region);
+    }
+    let report = check(theirs, &on(""), by, "at-home bound-by-others");
     assert_eq!(report.truth.moved, Pages::ZERO);
 }
 

@@ -30,6 +30,7 @@ use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -347,15 +348,16 @@ impl Drop for Daemon {
 fn what_the_daemon_bound_goes_back_however_it_ends() {
     let Some(nodes) = ground() else { return };
     let memtier = binary("memtier").expect("built");
-    let mut hog = Hog::start(4 * MIB, Fill::Half).expect("a hog");
+    let hog = Hog::start(4 * MIB, Fill::Half).expect("a hog");
     let (pid, all) = (hog.pid(), range(&hog, 0, 4 * PAGES));
     assert_eq!(send(pid, all, nodes[1]).end, End::Done);
     let before = masks(pid);
-    let over = AtomicBool::new(false);
+    let (over, hog) = (AtomicBool::new(false), Mutex::new(hog));
+    let order = || hog.lock().expect("nobody panics with it");
     std::thread::scope(|scope| {
         // Less than an emulated CPU has left beside the daemon.
         scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) && hog.burn(20).is_ok() {
+            while !over.load(Ordering::Relaxed) && order().burn(20).is_ok() {
                 std::thread::sleep(Duration::from_millis(60));
             }
         });
@@ -392,6 +394,14 @@ fn what_the_daemon_bound_goes_back_however_it_ends() {
                 });
                 let listed = command(&["status", "--footprint"]).output().expect("runs").stdout;
                 assert!(String::from_utf8_lossy(&listed).starts_with(&format!("CPUs of pid {pid} (")), "{listed:?}");
+                // Its parent has ended, so that nobody but the daemon knows whose it is.
+                let orphan = order().orphan().expect("an orphan");
+                assert_ne!(masks(orphan)[&orphan], before[&pid], "born bound");
+                until(|| {
+                    let held = command(&["status", "--footprint"]).output().expect("runs").stdout;
+                    let held = String::from_utf8_lossy(&held).into_owned();
+                    held.contains(&format!("CPUs of pid {orphan} (born bound)")).then_some(()).ok_or(held)
+                });
                 // Who asks as numad is told what the daemon knows: a look of its own is over 100 ms, not 2 s.
                 let advice = command(&["numad", "-w", "1:10", "--json"]).output().expect("runs").stdout;
                 let advice: serde_json::Value = serde_json::from_slice(&advice).expect("an answer");
@@ -417,6 +427,9 @@ fn what_the_daemon_bound_goes_back_however_it_ends() {
                     }
                 }
                 assert_eq!(masks(pid), before, "{end}");
+                until(|| {
+                    (masks(orphan)[&orphan] == before[&pid]).then_some(()).ok_or_else(|| format!("{end}: {:?}", masks(orphan)))
+                });
             }
         }));
         over.store(true, Ordering::Relaxed);

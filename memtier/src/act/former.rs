@@ -71,6 +71,13 @@ impl Former {
         }
     }
 
+    /// The same for one that descends from it, and was born bound.
+    #[must_use]
+    pub fn heir(&self) -> Self {
+        let Self { since, online, usual, gave, tasks: _ } = self;
+        Self { since: *since, online: online.clone(), usual: usual.clone(), gave: gave.clone(), tasks: BTreeMap::new() }
+    }
+
     /// What to write to give a task back `former`: one that was bound to nothing may also run on CPUs that come later.
     #[must_use]
     pub fn to_write(&self, former: &CpuMask) -> CpuMask {

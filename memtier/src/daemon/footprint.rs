@@ -62,6 +62,7 @@ impl fmt::Display for Setting {
             Self::Cpuset { cgroup: _, dir } => cpus_file(dir).display().fmt(f),
             Self::Server(setting) => setting.fmt(f),
             Self::Affinity { proc, tasks } => match tasks.as_slice() {
+                [] => write!(f, "CPUs of {proc} (born bound)"),
                 [task] => write!(f, "CPUs of {proc} (task {task})"),
                 tasks => {
                     let all = list(tasks.iter().copied());
@@ -334,6 +335,10 @@ impl Footprint {
         for (proc, former) in &self.kept.bound {
             let mut by_mask: BTreeMap<&CpuMask, Vec<u32>> = BTreeMap::new();
             former.tasks.iter().for_each(|(task, mask)| by_mask.entry(mask).or_default().push(task.tid));
+            // Of one that was born bound its threads are not known.
+            if former.tasks.is_empty() {
+                by_mask.insert(&former.usual, Vec::new());
+            }
             let ours: Vec<String> = former.gave.iter().map(CpuMask::to_string).collect();
             held.extend(by_mask.into_iter().map(|(mask, tasks)| Held {
                 setting: Setting::Affinity { proc: *proc, tasks },
@@ -514,7 +519,7 @@ impl Footprint {
         let nearest = ancestors.iter().zip(children).find_map(|(parent, child)| Some((bound.get(parent)?, child)));
         // Who was born before its parent was bound has the mask of before.
         let handed_down = nearest.filter(|(former, child)| former.since <= child.start);
-        handed_down.map(|(former, _)| Former { tasks: BTreeMap::new(), ..former.clone() }).unwrap_or_default()
+        handed_down.map(|(former, _)| former.heir()).unwrap_or_default()
     }
 
     /// Keeps more of a process before `change` changes it.

@@ -20,6 +20,7 @@ use crate::observe::{self, probe};
 use crate::plan::Governor;
 use crate::sys::clock::boottime;
 use crate::sys::files::Root;
+use crate::sys::tasks::GENERATIONS;
 use crate::vocab::{
     Action, Event, HostFacts, KernelEvent, Outcome, PolicyId, ProcKey, ProcSample, Request, Sample, Source, Span, Stamped, Step,
     StepId, Subject, Time,
@@ -210,8 +211,20 @@ impl Live {
         }
         let stamped = self.intake.stamp(event);
         self.recorder.event(&stamped);
+        if let Event::Kernel(KernelEvent::Exit { proc }) = &stamped.event {
+            self.adopt(*proc);
+        }
         self.governor.absorb(&stamped);
         self.follow(&stamped);
+    }
+
+    /// Those that a process leaves behind may be bound by what it, or one before it, was given: from now on only we know.
+    fn adopt(&self, ended: ProcKey) {
+        let procs = &self.governor.models().procs;
+        let line: Vec<ProcKey> = std::iter::successors(Some(ended), |one| procs.parent(*one)).take(GENERATIONS).collect();
+        if let Err(error) = self.footprint.lock().adopt(&line, procs.children(ended)) {
+            tracing::error!(%error, "keeping what the children of {ended} had");
+        }
     }
 
     /// What an event asks of the shell itself.

@@ -4,10 +4,11 @@
 //! task after us is right, and it is left alone. Looks repeat until two in a row find nothing of ours: a thread that is not
 //! set free yet may make another.
 //!
-//! Child processes are born bound, too. Those that still descend from the process are found by their parents; those whose
-//! parents ended meanwhile belong to init, and nobody can tell whose they were.
+//! Child processes are born bound, too. Those that still descend from the process are found by their parents. When one of these
+//! ends, its children belong to init and nobody can tell any more whose they were: the daemon, which hears of forks and of the
+//! end, keeps each of them in the footprint as one that was bound itself.
 
-use super::footprint::{HostSettings, Setting, Undone, Verdict};
+use super::footprint::{Footprint, HostSettings, Setting, Undone, Verdict};
 use crate::act::{Former, Whose};
 use crate::sys::affinity::{CpuMask, online};
 use crate::sys::files::{parent_pid, start_ticks};
@@ -71,11 +72,30 @@ impl Threads for HostSettings {
     }
 }
 
+impl Footprint {
+    /// Keeps those that a process leaves behind and that were born bound. `line`: the one that ended, who made it, who made that
+    /// one, and so on.
+    pub fn adopt(&mut self, line: &[ProcKey], children: impl Iterator<Item = ProcKey>) -> io::Result<()> {
+        let Some((ended, above)) = line.split_first() else { return Ok(()) };
+        // Most that end have nothing to do with who is bound, and are to cost nothing.
+        if self.former(*ended, above).gave.is_empty() {
+            return Ok(());
+        }
+        for child in children {
+            let former = self.former(child, line);
+            if !former.gave.is_empty() {
+                self.keep(child, former, &mut || {})?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Undoes all that is ours, of the process and of those that were born bound by it; not of such as are `held` themselves.
 pub fn unbind(host: &mut impl Threads, proc: ProcKey, former: &Former, held: impl Fn(ProcKey) -> bool) -> Vec<Undone> {
     let mut told = Told::default();
     if told.process(host, proc, former) {
-        let heir = Former { tasks: BTreeMap::new(), ..former.clone() };
+        let heir = former.heir();
         let heirs = heirs(host, proc.pid).unwrap_or_else(|error| {
             let why = format!("listing its children: {error}");
             told.say(proc, &former.usual, Verdict::Failed { why }, TaskKey { tid: proc.pid, start: proc.start });
@@ -318,6 +338,41 @@ mod tests {
         assert!(now(&host, PROC).iter().all(|(_, cpus)| cpus != "0-1"), "{:?}", now(&host, PROC));
         let free = |proc: ProcKey| now(&host, proc)[0].1 == "0-7";
         assert_eq!([CHILD, grandchild, older, stranger].map(free), [true, true, false, false]);
+    }
+
+    #[test]
+    fn who_outlives_its_bound_parent_is_set_free() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut foot, mut host) = bound(dir.path());
+        let [grandchild, older, stranger, orphan] =
+            [(40, 160), (31, 99), (32, 170), (33, 180)].map(|(pid, start)| ProcKey { pid, start });
+        host.threads.extend([CHILD, grandchild, older, stranger, orphan].map(|p| (p, threads(&[(p.pid, p.start, "0-1")]))));
+        let init = ProcKey { pid: 1, start: 1 };
+        // Nothing of who is bound to whom.
+        foot.adopt(&[stranger, init], [orphan].into_iter()).expect("room");
+        foot.adopt(&[older, PROC, init], [orphan].into_iter()).expect("room");
+        assert_eq!(foot.bound().collect::<Vec<_>>(), [PROC]);
+        // In the middle one ends, and then the first of all.
+        foot.adopt(&[CHILD, PROC, init], [grandchild].into_iter()).expect("room");
+        foot.adopt(&[PROC, init], [CHILD, older].into_iter()).expect("room");
+        let log = std::fs::read(dir.path().join("footprint.log")).expect("the log");
+        foot.adopt(&[PROC, init], [CHILD, older].into_iter()).expect("room");
+        assert_eq!(std::fs::read(dir.path().join("footprint.log")).expect("the log"), log, "known already");
+        host.threads.remove(&PROC);
+        // The loop forgets who is gone; then it is killed.
+        foot.unbind(&mut host, PROC).expect("the log takes it");
+        let mut foot = Footprint::open(dir.path(), "boot").expect("reopens");
+        let held: Vec<_> = foot.held().iter().map(|held| format!("{} was {}", held.setting, held.old)).collect();
+        assert_eq!(held, ["CPUs of pid 30 (born bound) was 0-6", "CPUs of pid 40 (born bound) was 0-6"]);
+        host.threads.insert(CHILD, threads(&[(30, 150, "0-1"), (34, 190, "1")]));
+        let undone = foot.undo(&mut host).expect("undoes");
+        assert_eq!(
+            told(&undone),
+            ["CPUs of pid 30 (task 30): restored to \"0-6\"", "CPUs of pid 40 (task 40): restored to \"0-6\""]
+        );
+        assert_eq!(now(&host, CHILD), [(30, "0-7".to_owned()), (34, "1".to_owned())], "its own will");
+        assert!([older, stranger, orphan].iter().all(|one| now(&host, *one)[0].1 == "0-1"));
+        assert_eq!(foot.held(), []);
     }
 
     #[test]

@@ -148,15 +148,32 @@ impl Procs {
         let info = self.get(proc)?;
         info.parent.or_else(|| self.by_pid(info.sample.as_ref()?.parent))
     }
+    /// Whose parent it is, as `parent` says; without a look for each.
     pub fn children(&self, proc: ProcKey) -> impl Iterator<Item = ProcKey> {
-        self.iter().map(|(k, _)| k).filter(move |k| self.parent(*k) == Some(proc))
+        let lives = self.by_pid(proc.pid) == Some(proc);
+        let told = move |info: &ProcInfo| lives && info.sample.as_ref().is_some_and(|sample| sample.parent == proc.pid);
+        self.iter().filter(move |(_, info)| info.parent.map_or_else(|| told(info), |parent| parent == proc)).map(|(k, _)| k)
     }
     /// Memory that a hand may touch: private anonymous, not locked, not device memory, not under userfaultfd. File pages
     /// cost a read from their file, not swap, and shared ones belong to others too: both stay with the kernel's reclaim.
     #[must_use]
     pub fn eligible_ranges(&self, proc: ProcKey) -> Vec<AddrRange> {
+        self.ranges(proc, eligible)
+    }
+    /// Of that, what may go to another node: what its owner bound to nodes (mbind) stays where it is.
+    #[must_use]
+    pub fn movable_ranges(&self, proc: ProcKey) -> Vec<AddrRange> {
+        self.ranges(proc, |vma| eligible(vma) && !vma.flags.has(VmaFlags::POLICY))
+    }
+    /// And what stays for that reason alone.
+    #[must_use]
+    pub fn bound_ranges(&self, proc: ProcKey) -> Vec<AddrRange> {
+        self.ranges(proc, |vma| eligible(vma) && vma.flags.has(VmaFlags::POLICY))
+    }
+
+    fn ranges(&self, proc: ProcKey, of: impl Fn(&Vma) -> bool) -> Vec<AddrRange> {
         let mut ranges: Vec<AddrRange> = Vec::new();
-        for vma in self.get(proc).map_or(&[][..], |i| &i.vmas).iter().filter(|v| eligible(v)) {
+        for vma in self.get(proc).map_or(&[][..], |i| &i.vmas).iter().filter(|v| of(v)) {
             match ranges.last_mut() {
                 Some(last) if last.end == vma.start => last.end = vma.end,
                 Some(_) | None => ranges.push(AddrRange { start: vma.start, end: vma.end }),
@@ -245,11 +262,17 @@ mod tests {
             vma(8, VmaKind::Hugetlb, none),
             vma(9, VmaKind::Special, none),
             vma(10, VmaKind::Anon, none),
+            vma(11, VmaKind::Anon, VmaFlags::POLICY),
+            vma(12, VmaKind::Anon, VmaFlags::POLICY.with(VmaFlags::LOCKED)),
+            vma(13, VmaKind::Shmem, VmaFlags::POLICY),
         ];
         let mut procs = Procs::default();
         fold(&mut procs, 1, Event::Sample(Sample::Maps(MapsSample { proc: key(1, 1), vmas })));
         let range = |start, end| AddrRange { start, end };
-        assert_eq!(procs.eligible_ranges(key(1, 1)), [range(0, 2), range(10, 11)]);
+        assert_eq!(procs.eligible_ranges(key(1, 1)), [range(0, 2), range(10, 12)]);
+        // What its owner bound to nodes may be paged out, and stays on them.
+        assert_eq!(procs.movable_ranges(key(1, 1)), [range(0, 2), range(10, 11)]);
+        assert_eq!(procs.bound_ranges(key(1, 1)), [range(11, 12)]);
         assert_eq!(procs.eligible_ranges(key(2, 1)), []);
     }
 

@@ -40,6 +40,27 @@ pub fn mappings(root: &Root, tmpfs: &Tmpfs, pid: u32) -> Result<Vec<Mapping>, Re
     parse(&root.text(&path)?, tmpfs).ok_or_else(|| root.nonsense(path, "a line makes no sense"))
 }
 
+/// Marks the mappings whose owner said on which nodes they lie, by /proc/PID/numa_maps: on a host of several nodes that is worth
+/// another walk of the page tables. A policy of the whole process it tells of each mapping that has none.
+pub fn mark_policies(root: &Root, pid: u32, mappings: &mut [Mapping]) -> Result<(), ReadError> {
+    let text = match root.text(format!("/proc/{pid}/numa_maps")) {
+        // A kernel without NUMA, or nobody who may look.
+        Err(e) if e.is_gone() || e.is_denied() => return Ok(()),
+        text => text?,
+    };
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let start = words.next().and_then(|start| u64::from_str_radix(start, 16).ok());
+        let said = words.next().is_some_and(|policy| !["default", "local"].contains(&policy));
+        if let Some(start) = start.filter(|_| said)
+            && let Ok(at) = mappings.binary_search_by_key(&start, |mapping| mapping.vma.start)
+        {
+            mappings[at].vma.flags = mappings[at].vma.flags.with(VmaFlags::POLICY);
+        }
+    }
+    Ok(())
+}
+
 #[must_use]
 pub fn as_sample(proc: ProcKey, mappings: &[Mapping]) -> MapsSample {
     MapsSample { proc, vmas: mappings.iter().map(|m| m.vma).collect() }

@@ -79,7 +79,10 @@ impl StandIn {
         let path = |name: &str| self.root.path(format!("/proc/{}/{name}", proc.pid));
         let at = |name: &str, source| ReadError::Io { path: path(name), source };
         let mut pagemap = File::open(path("pagemap")).and_then(PageMap::new).map_err(|e| at("pagemap", e))?;
-        let mappings = maps::mappings(&self.root, &Tmpfs::find(&self.root)?, proc.pid)?;
+        let mut mappings = maps::mappings(&self.root, &Tmpfs::find(&self.root)?, proc.pid)?;
+        if self.nodes.several() {
+            maps::mark_policies(&self.root, proc.pid, &mut mappings)?;
+        }
         // pagemap was opened before this: if the process is the right one, so is what was opened.
         if start_ticks(&self.root.bytes(format!("/proc/{}/stat", proc.pid))?) != Some(proc.start) {
             return Err(at("stat", io::Error::from_raw_os_error(libc::ESRCH)));
@@ -257,6 +260,10 @@ impl Nodes {
             of_block.extend(names.iter().filter_map(|n| Some((n.strip_prefix("memory")?.parse().ok()?, id))));
         }
         Ok(Self { block_frames, of_block, only })
+    }
+
+    const fn several(&self) -> bool {
+        self.block_frames > 0
     }
 
     fn of(&self, runs: &[(usize, u64, usize)]) -> (NodeId, Option<Box<[NodeRun]>>) {

@@ -430,6 +430,7 @@ fn vma(record: &[u8; size_of::<VmaRecord>()], proc: ProcKey) -> Option<Vma> {
         (flags & vm::HUGEPAGE != 0, VmaFlags::HUGE),
         (flags & vm::NOHUGEPAGE != 0, VmaFlags::NOHUGE),
         (has(vma_has::UFFD), VmaFlags::UFFD),
+        (has(vma_has::POLICY), VmaFlags::POLICY),
     ];
     let flags = told.iter().filter(|t| t.0).fold(VmaFlags::default(), |all, t| all.with(t.1));
     Some(Vma { start: field(offset_of!(VmaRecord, from)), end: field(offset_of!(VmaRecord, to)), kind, flags })
@@ -465,6 +466,7 @@ mod tests {
         assert_eq!(decode(vm::SHARED | vm::LOCKED, vma_has::FILE, 1), Some((VmaKind::SharedFile, VmaFlags::LOCKED)));
         assert_eq!(decode(vm::HUGETLB, vma_has::FILE, 1), Some((VmaKind::Hugetlb, none)));
         assert_eq!(decode(0, vma_has::UFFD, 0), Some((VmaKind::Anon, VmaFlags::UFFD)));
+        assert_eq!(decode(0, vma_has::POLICY, 0), Some((VmaKind::Anon, VmaFlags::POLICY)));
         assert!(vma(&[0; 48], proc).is_none());
     }
 }

@@ -62,6 +62,7 @@ pub fn audit(
             ensure(!paused, "memtier is paused")?;
             placeable(view, step)?;
             touches(view, step, ranges)?;
+            unbound(view, proc, ranges)?;
             ensure(step.charge.moved == bytes(&step.action), "it is charged for another amount")?;
             crosses_once(view, step, *to, ranges)?;
             tiers(view, passed, step, *to)?;
@@ -146,6 +147,16 @@ fn touchable(vmas: &[Vma], range: &AddrRange) -> bool {
         }
     }
     at >= range.end
+}
+
+/// Nobody said on which nodes this memory is to lie.
+fn unbound(view: &View<'_>, proc: ProcKey, ranges: &[AddrRange]) -> Result<(), String> {
+    let info = view.models.procs.get(proc).ok_or("the process is not known")?;
+    let said = info.sample.as_deref().is_some_and(|sample| !sample.mempolicy.is_empty());
+    ensure(!said, "it has a memory policy")?;
+    let bound = |vma: &&Vma| vma.flags.has(VmaFlags::POLICY);
+    let mut meets = info.vmas.iter().filter(bound).flat_map(|vma| ranges.iter().map(move |range| (vma, range)));
+    ensure(!meets.any(|(vma, range)| vma.start < range.end && range.start < vma.end), "its owner bound a range to nodes (mbind)")
 }
 
 fn arm(view: &View<'_>, passed: &[Step], step: &Step) -> Result<(), String> {
@@ -638,5 +649,22 @@ mod tests {
         placed(ALL, 500, |h| h.tell(sample(&[0, 1, 2], &[0, 1])), &bind(&[2]), "somebody else bound it");
         placed(ALL, 500, |h| h.tell(sample(&[0, 1, 2], &[0, 1])), &move_there(), "ok");
         placed(ALL, 500, |h| h.tell(sample(&[], &[0])), &move_there(), "its cpuset forbids the node");
+        // Its owner bound the last page of what would move. To swap it may go.
+        let bound = |host: &mut Host| {
+            let vma = |range: AddrRange, flags| Vma { start: range.start, end: range.end, kind: VmaKind::Anon, flags };
+            let theirs = VmaFlags::WRITE.with(VmaFlags::POLICY);
+            let vmas = vec![vma(part(1, 0, 511), VmaFlags::WRITE), vma(part(1, 511, 512), theirs)];
+            host.tell(crate::vocab::Event::Sample(crate::vocab::Sample::Maps(crate::vocab::MapsSample { proc: ANNA, vmas })));
+        };
+        let some = |first, end| placing(Action::MovePages { proc: ANNA, to: FAR, ranges: vec![part(1, first, end)] });
+        placed(ALL, 500, bound, &some(0, 511), "ok");
+        placed(ALL, 500, bound, &some(0, 512), "its owner bound a range to nodes (mbind)");
+        check(&everybody(), bound, &out(vec![part(1, 0, 512)]), "ok");
+        let policy = |host: &mut Host| {
+            let known = host.governor.view(host.now).models.procs.sample(ANNA).cloned().expect("told");
+            let sample = crate::vocab::ProcSample { mempolicy: "interleave:0-1".into(), ..known };
+            host.tell(crate::vocab::Event::Sample(crate::vocab::Sample::Proc(Box::new(sample))));
+        };
+        placed(ALL, 500, policy, &move_there(), "it has a memory policy");
     }
 }

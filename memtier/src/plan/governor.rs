@@ -347,6 +347,9 @@ impl Governor {
         }
         let walks = self.models.heat.get(proc).map_or(0, ProcHeat::scans);
         self.ledger.settle(decided, &step, outcome, walks);
+        if matches!(step.action, Action::Bind { .. }) && outcome.done.pages > Pages::ZERO {
+            self.born_meanwhile(proc, outcome.began);
+        }
         self.models.moved(&step.action, outcome);
         // Whoever was bound has its pages moved next, slice after slice. What did not work has time.
         if step.by == PolicyId::Numa && outcome.done.pages > Pages::ZERO {
@@ -358,6 +361,18 @@ impl Governor {
             self.pull(PolicyId::SlabMarginal, self.now);
         }
         self.journal.settle(proc, outcome);
+    }
+
+    /// Who was forked while its parent was bound has the mask from birth, as those have that come later.
+    fn born_meanwhile(&mut self, bound: ProcKey, began: Time) {
+        let mut parents = vec![bound];
+        while let Some(parent) = parents.pop() {
+            let procs = &self.models.procs;
+            let young = |child: &ProcKey| procs.get(*child).is_some_and(|info| info.since >= began);
+            let children: Vec<ProcKey> = procs.children(parent).filter(young).collect();
+            children.iter().for_each(|child| self.ledger.forked(parent, *child));
+            parents.extend(children);
+        }
     }
 
     /// Steps that nobody will ever answer for must not hold their process forever. Their charges stay.
@@ -564,6 +579,7 @@ impl Governor {
         let done = crate::vocab::Amount { pages: Pages(2), asked: Pages(2), ..crate::vocab::Amount::default() };
         let outcome = Outcome { step: step.id, began: at, ended: at, done, end: End::Done, missed: Vec::new() };
         self.ledger.settle(at, &step, &outcome, 0);
+        self.born_meanwhile(proc, at);
     }
 }
 
@@ -722,6 +738,29 @@ mod tests {
         host.tell(Event::Kernel(KernelEvent::Exec { proc: ANNA }));
         assert_eq!(host.governor.selection(ANNA), Selection::NotSelected);
         assert!(host.governor.decide(host.now).plan.is_empty());
+    }
+
+    /// Born before the bind, while it was under way, and after it; parents end, and their children stay bound by us.
+    #[test]
+    fn who_is_born_bound_is_bound_by_us_whatever_becomes_of_its_parent() {
+        let mut host = Host::new(&config("[[target]]\ncomm = 'anna'"));
+        let born = |pid| ProcKey { pid, start: u64::from(pid) };
+        let fork = |host: &mut Host, parent, pid, second| {
+            host.now = secs(second);
+            host.tell(Event::Kernel(KernelEvent::Fork { parent, child: born(pid) }));
+        };
+        fork(&mut host, ANNA, 100, 1001);
+        fork(&mut host, ANNA, 101, 1002);
+        fork(&mut host, born(101), 102, 1002);
+        host.governor.bound(ANNA, &[2], &[], secs(1002));
+        fork(&mut host, ANNA, 103, 1003);
+        for proc in [born(101), ANNA] {
+            host.tell(Event::Kernel(KernelEvent::Exit { proc }));
+        }
+        let ours =
+            |pid| host.governor.ledger().placed(born(pid)).map(|placed| (placed.cpus.to_string(), placed.bound_at.is_some()));
+        assert_eq!([100, 101].map(ours), [None, None]);
+        assert_eq!([102, 103].map(ours), [Some(("2".to_owned(), true)), Some(("2".to_owned(), true))]);
     }
 
     #[test]

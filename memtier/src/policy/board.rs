@@ -4,7 +4,7 @@ use super::View;
 use super::cgroups::Cgroups;
 use super::numa::parts;
 use super::placement::{Claim, HOT_WEIGHT, Place};
-use super::taking::Refusal;
+use super::taking::{self, Refusal};
 use super::tier;
 use crate::model::{Held, ProcHeat, ProcInfo};
 use crate::plan::Placed;
@@ -148,9 +148,8 @@ impl Board {
     fn candidate<'a>(&self, view: &View<'a>, cgroups: &Cgroups<'_>, proc: ProcKey) -> Option<Result<Candidate<'a>, Reason>> {
         let info = view.models.procs.get(proc)?;
         let sample = info.sample.as_deref()?;
-        if !sample.mempolicy.is_empty() {
-            let note = format!("its memory policy is {}", sample.mempolicy);
-            return Some(Err(Reason::new(Rule::BoundByOthers).note(note)));
+        if let Err(reason) = taking::no_policy(sample) {
+            return Some(Err(reason));
         }
         let held = view.models.nodes.held(proc);
         if held.is_empty() {
@@ -306,17 +305,18 @@ fn stand_together(all: &mut [(ProcKey, Result<Candidate<'_>, Reason>)]) {
     }
 }
 
-/// Memory of others, too (files, shared memory), hugetlb pages and locked ones stay where they are. Who has hardly any is not looked
-/// at block by block.
+/// Memory of others, too (files, shared memory), hugetlb pages, locked ones and what its owner bound to nodes stay where they are.
+/// Who has hardly any is not looked at block by block.
 fn fixed(view: &View<'_>, sample: &ProcSample) -> BTreeMap<NodeId, Held> {
     let (proc, mut fixed) = (sample.proc, BTreeMap::<NodeId, Held>::new());
     let Some(heat) = view.models.heat.get(proc) else { return fixed };
     let hardly = sample.rss_anon.scale(1, 16).saturating_add(Bytes::from_mib(8));
-    if sample.locked == Bytes::ZERO && heat.resident().bytes() <= sample.rss_anon.saturating_add(hardly) {
+    let none = sample.locked == Bytes::ZERO && view.models.procs.bound_ranges(proc).is_empty();
+    if none && heat.resident().bytes() <= sample.rss_anon.saturating_add(hardly) {
         return fixed;
     }
-    let eligible = view.models.procs.eligible_ranges(proc);
-    for one in view.models.nodes.lying(proc, heat).filter(|one| parts(one, &eligible).is_empty()) {
+    let movable = view.models.procs.movable_ranges(proc);
+    for one in view.models.nodes.lying(proc, heat).filter(|one| parts(one, &movable).is_empty()) {
         for node in one.nodes() {
             let (pages, sum) = (u64::from(one.on(node)), fixed.entry(node).or_default());
             sum.pages.0 += pages;

@@ -138,7 +138,10 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
         Bound::Others(home) => {
             let memory = placement::memory_of(&board.places, &candidate.claim, home);
             board.take(&candidate.claim, home, &memory, Pages::ZERO);
-            let theirs = || Reason::new(Rule::BoundByOthers).note(format!("it may run on CPUs {}", candidate.sample.cpus_allowed));
+            let theirs = || {
+                let (cpus, too) = (&candidate.sample.cpus_allowed, of_its_owner(view, candidate));
+                Reason::new(Rule::BoundByOthers).note(format!("it may run on CPUs {cpus}{too}"))
+            };
             if home.is_empty() || board.everywhere(home) {
                 return Err(theirs());
             }
@@ -306,14 +309,16 @@ fn bring(
     let outside = || candidate.held.iter().filter(|(node, _)| !home.contains(node)).map(|(_, held)| held);
     let (pages, stayed): (u64, u64) = (outside().map(|held| held.pages.0).sum(), outside().map(|held| held.stayed.0).sum());
     let away = Pages(pages.saturating_sub(stayed));
+    let too = of_its_owner(view, candidate);
     if away == Pages::ZERO {
         return Err(if stayed == 0 && candidate.fixed {
             let reason = Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "");
-            reason.note(format!("{}, but for files, shared memory, hugetlb pages or locked ones: these stay", named(&home)))
+            reason.note(format!("{}, but for files, shared memory, hugetlb pages or locked ones: these stay{too}", named(&home)))
         } else if stayed == 0 {
             Reason::new(Rule::AtHome).saw(Measure::Elsewhere, Pages::ZERO, Pages::ZERO, "").note(named(&home))
         } else {
-            Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, Pages(stayed), Pages::ZERO, "").note("they stayed when asked")
+            let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, Pages(stayed), Pages::ZERO, "");
+            reason.note(format!("they stayed when asked{too}"))
         });
     }
     came_back(view, candidate, &home)?;
@@ -346,8 +351,15 @@ fn bring(
     }
     Err(refusal.unwrap_or_else(|| {
         let reason = Reason::new(Rule::Unmovable).saw(Measure::Elsewhere, away, Pages::ZERO, "");
-        reason.note("what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, or at home")
+        let shares = "what lies elsewhere shares its 2 MiB with what is no private anonymous memory, locked, or at home";
+        reason.note(format!("{shares}{too}"))
     }))
+}
+
+/// What a refusal to move memory adds where some of it is not to be moved by its owner's word.
+fn of_its_owner(view: &View<'_>, candidate: &Candidate<'_>) -> &'static str {
+    let none = view.models.procs.bound_ranges(candidate.proc).is_empty();
+    if none { "" } else { "; what its owner bound (mbind) stays" }
 }
 
 /// A slice of what lies outside of `home` and is wanted on `to`, what it is charged, and the room there; none if nothing is.
@@ -425,7 +437,7 @@ fn hottest(
     wanted: impl Fn(&Lying) -> bool,
 ) -> Vec<AddrRange> {
     let Some(heat) = view.models.heat.get(proc) else { return Vec::new() };
-    let eligible = view.models.procs.eligible_ranges(proc);
+    let movable = view.models.procs.movable_ranges(proc);
     let mut blocks: Vec<(Reverse<u32>, Reverse<u32>, Lying)> = Vec::new();
     for one in view.models.nodes.lying(proc, heat).filter(|one| wanted(one)) {
         let pages = one.movable(home, to);
@@ -439,7 +451,7 @@ fn hottest(
     blocks.sort_unstable_by_key(|&(hot, pages, one)| (hot, pages, one.block));
     let (mut ranges, mut left) = (Vec::new(), most.0);
     for (_, _, one) in blocks {
-        let parts = parts(&one, &eligible);
+        let parts = parts(&one, &movable);
         let bytes: u64 = parts.iter().map(|part| part.end - part.start).sum();
         if bytes > left && !ranges.is_empty() {
             break;
@@ -459,11 +471,11 @@ fn hottest(
     ranges
 }
 
-/// The eligible parts of a block; of a huge leaf all or nothing, lest it is split.
-pub(super) fn parts(one: &Lying, eligible: &[AddrRange]) -> Vec<AddrRange> {
+/// The parts of a block that lie in `ranges`; of a huge leaf all or nothing, lest it is split.
+pub(super) fn parts(one: &Lying, ranges: &[AddrRange]) -> Vec<AddrRange> {
     let (start, end) = (one.block.start(), one.block.start().saturating_add(BLOCK_BYTES));
-    let from = eligible.partition_point(|range| range.end <= start);
-    let inside = eligible[from..].iter().take_while(|range| range.start < end);
+    let from = ranges.partition_point(|range| range.end <= start);
+    let inside = ranges[from..].iter().take_while(|range| range.start < end);
     let parts = inside.map(|range| AddrRange { start: range.start.max(start), end: range.end.min(end) });
     match one.leaf {
         Leaf::Base => parts.collect(),

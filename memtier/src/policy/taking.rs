@@ -5,7 +5,7 @@ use crate::model::{Cold, CpuShare, ProcHeat};
 use crate::plan::{Account, Placed, Selection};
 use crate::vocab::{
     Action, AddrRange, BLOCK_BYTES, BLOCK_PAGES, Bytes, Charge, Hold, Idle, Measure, PAGE_BYTES, Pages, Permil, PolicyId,
-    PressureKind, ProcKey, Quantity, Reason, Rule, Span, Subject, Time,
+    PressureKind, ProcKey, ProcSample, Quantity, Reason, Rule, Span, Subject, Time,
 };
 
 /// What changed nothing (advice, deactivation) is not repeated sooner.
@@ -200,6 +200,14 @@ fn at_floor(seen: Bytes, floor: Bytes, unit: Bytes) -> Reason {
 /// One step's share of the resident memory; a whole block at least, so that a huge leaf always fits.
 pub fn step(resident: Pages, share: Permil, release: Permil) -> Pages {
     resident.scale(share.0, 1000).scale(release.0, 1000).max(Pages(BLOCK_PAGES as u64))
+}
+
+/// Whoever gave a process a memory policy said where its memory belongs.
+pub fn no_policy(sample: &ProcSample) -> Result<(), Reason> {
+    if sample.mempolicy.is_empty() {
+        return Ok(());
+    }
+    Err(Reason::new(Rule::BoundByOthers).note(format!("its memory policy is {}", sample.mempolicy)))
 }
 
 /// Memory of the process that a hand may touch.

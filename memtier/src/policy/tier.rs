@@ -144,6 +144,8 @@ struct Found {
     /// Pages that are hot, on slow nodes, and went there too lately, or would not go.
     settling: Option<Time>,
     stayed: Pages,
+    /// Or their owner said that they lie there.
+    bound: Pages,
 }
 
 /// One turn of moves: first what is cold makes room, then what is hot takes it.
@@ -275,6 +277,10 @@ fn at_rest(view: &View<'_>, found: &Found) -> Reason {
         let reason = Reason::new(Rule::Unmovable).saw(Measure::HotElsewhere, found.stayed, Pages::ZERO, "");
         return reason.note("they stayed when asked, or are no private anonymous memory");
     }
+    if found.bound > Pages::ZERO {
+        let reason = Reason::new(Rule::BoundByOthers).saw(Measure::HotElsewhere, found.bound, Pages::ZERO, "");
+        return reason.note("its owner bound this memory (mbind)");
+    }
     let reason = Reason::new(Rule::AtHome).saw(Measure::HotElsewhere, Pages::ZERO, Pages::ZERO, "tier.hot_permil");
     reason.note("nothing on slow nodes is known to be hot")
 }
@@ -333,24 +339,25 @@ fn idle_on(view: &View<'_>, proc: ProcKey, fast: NodeId, nearest: NodeId) -> Vec
     if taking::starved(view, proc, Time(seen.0.saturating_sub(long.0)), seen).is_err() {
         return Vec::new();
     }
-    let eligible = view.models.procs.eligible_ranges(proc);
+    let movable = view.models.procs.movable_ranges(proc);
     let piece = |one: Lying| {
         let idle = heat.idle_in(one.block).filter(|idle| *idle >= long)?;
-        let (parts, pages) = (parts(&one, &eligible), Pages(u64::from(one.movable_from(fast, nearest))));
+        let (parts, pages) = (parts(&one, &movable), Pages(u64::from(one.movable_from(fast, nearest))));
         (pages > Pages::ZERO && !parts.is_empty()).then_some(Piece { proc, one, parts, pages, hot: (0, 0), idle })
     };
     view.models.nodes.lying(proc, heat).filter(|one| one.on(fast) > 0).filter_map(piece).collect()
 }
 
-/// The hot blocks of a process on slow nodes. What nobody knows is not hot.
+/// The hot blocks of a process on slow nodes. What nobody knows is not hot, and who has a memory policy is left as it is.
 fn find(view: &View<'_>, nodes: &Nodes<'_>, proc: ProcKey, heat: &ProcHeat) -> Result<Found, Reason> {
     let knobs = &view.config.tier;
     let sample = view.models.procs.sample(proc).ok_or_else(|| Reason::new(Rule::WarmUp).note("nothing is known of it"))?;
+    taking::no_policy(sample)?;
     if heat.confidence() == Permil(0) {
         let reason = Reason::new(Rule::WarmUp).saw(Measure::Confidence, heat.confidence(), Permil(1), "");
         return Err(reason.note("nobody asked yet what of it is in use"));
     }
-    let eligible = view.models.procs.eligible_ranges(proc);
+    let (movable, bound) = (view.models.procs.movable_ranges(proc), view.models.procs.bound_ranges(proc));
     let hot_permil = Permil(knobs.hot_permil);
     let home = |slow: &NodeFacts| nodes.home(view, slow, cpus(view, proc, sample), &sample.mems_allowed);
     let busy = |slow: &&&NodeFacts| view.models.nodes.held(proc).iter().any(|(node, held)| *node == slow.id && held.busy);
@@ -365,13 +372,14 @@ fn find(view: &View<'_>, nodes: &Nodes<'_>, proc: ProcKey, heat: &ProcHeat) -> R
             if hot.0 * BUSY_PART < one.present || hot.0 == 0 {
                 continue;
             }
-            let (parts, pages) = (parts(&one, &eligible), Pages(u64::from(one.movable_from(slow, to))));
+            let (moved, pages) = (parts(&one, &movable), Pages(u64::from(one.movable_from(slow, to))));
             if let Some(at) = settling(view, proc, &one, to) {
                 found.settling = found.settling.max(Some(at));
-            } else if pages == Pages::ZERO || parts.is_empty() {
-                found.stayed = found.stayed.saturating_add(Pages(u64::from(one.on(slow))));
+            } else if pages == Pages::ZERO || moved.is_empty() {
+                let why = if parts(&one, &bound).is_empty() { &mut found.stayed } else { &mut found.bound };
+                *why = why.saturating_add(Pages(u64::from(one.on(slow))));
             } else {
-                let piece = Piece { proc, one, parts, pages, hot, idle: Span::ZERO };
+                let piece = Piece { proc, one, parts: moved, pages, hot, idle: Span::ZERO };
                 found.waiting.entry((to, slow)).or_default().push(piece);
             }
         }

@@ -17,7 +17,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 /// 52 numbers and a name of at most 64 bytes.
 const STAT_MOST: usize = 2048;
 /// Of a family that is looked at: no real one is older.
-const GENERATIONS: usize = 64;
+pub const GENERATIONS: usize = 64;
 
 /// A thread: its number together with its start time, so that a reused number is another thread. Same units as `ProcKey`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -278,6 +278,8 @@ impl VmaFlags {
     pub const NOHUGE: Self = Self(32);
     /// Registered with userfaultfd.
     pub const UFFD: Self = Self(64);
+    /// Its owner said on which nodes it lies (mbind).
+    pub const POLICY: Self = Self(128);
 
     #[must_use]
     pub const fn has(self, flag: Self) -> bool {

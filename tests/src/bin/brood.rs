@@ -1,6 +1,6 @@
 //! A process whose threads come and go: `brood THREADS` keeps so many, and makes others all the time that end at once. Orders
-//! on standard input: `more N` threads to keep, `pin CPU` makes one that binds itself, `child` starts a process. Every order
-//! is answered by one number: for `pin` and `child` that of the thread or process. Ends when standard input does.
+//! on standard input: `more N` threads to keep, `pin CPU` makes one that binds itself, `child` starts a process,
+//! `orphan` one whose parent ends at once. Every order is answered by one number: but for `more` that of the thread or process. Ends when standard input does.
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
@@ -56,7 +56,7 @@ fn main() -> Result<(), Said> {
             thread::sleep(BREATH);
         }
     });
-    let mut children = Vec::new();
+    let (mut children, mut pipes) = (Vec::new(), Vec::new());
     let mut out = io::stdout().lock();
     writeln!(out, "{count}")?;
     for line in io::stdin().lock().lines() {
@@ -74,6 +74,11 @@ fn main() -> Result<(), Said> {
                 let pid = i32::try_from(child.id())?;
                 children.push(child);
                 pid
+            }
+            ["orphan"] => {
+                let (pid, pipe) = memtier_tests::brood::orphan()?;
+                pipes.push(pipe);
+                i32::try_from(pid)?
             }
             _ => return Err(format!("unknown order {line}").into()),
         };

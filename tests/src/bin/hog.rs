@@ -1,6 +1,6 @@
 //! Holds a region of memory and touches what it is told to: `hog MIB half|noise|sparse|untouched small|huge [CPU...]`, filled by
 //! a thread on each of these CPUs, page by page in turn; then orders on standard input: `read FIRST END`, `write FIRST END`,
-//! `burn MS`, `check`. Every order is answered by one number. Ends when standard input does.
+//! `burn MS`, `check`, `orphan` (a process that ends with this one, but is nobody's child). Every order is answered by one number. Ends when standard input does.
 
 use memmap2::{Advice, MmapMut};
 use nix::time::{ClockId, clock_gettime};
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         });
     }
-    let mut out = io::stdout().lock();
+    let (mut out, mut pipes) = (io::stdout().lock(), Vec::new());
     writeln!(out, "{}", region.as_ptr().addr())?;
     for line in io::stdin().lock().lines() {
         let line = line?;
@@ -96,6 +96,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     black_box(region.iter().step_by(PAGE).take(64).map(|b| u32::from(*b)).sum::<u32>());
                 }
                 0
+            }
+            ["orphan"] => {
+                let (pid, pipe) = memtier_tests::brood::orphan()?;
+                pipes.push(pipe);
+                pid as usize
             }
             _ => return Err(format!("unknown order {line}").into()),
         };

@@ -227,6 +227,8 @@ impl Shape {
             let flags = VmaFlags::WRITE.with(VmaFlags::LOCKED);
             regions.push(RegionSpec { flags, pinned: true, ..RegionSpec::new(MIB, Pattern::Idle) });
             regions.push(RegionSpec { kind: VmaKind::Shmem, ..RegionSpec::new(MIB, Pattern::Idle) });
+            let flags = VmaFlags::WRITE.with(VmaFlags::POLICY);
+            regions.push(RegionSpec { flags, ..RegionSpec::new(MIB, pattern) });
         }
         if self.apart {
             let pattern = if self.does == 0 { Pattern::Idle } else { Pattern::Hot { pages: in_use } };

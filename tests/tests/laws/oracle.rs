@@ -266,6 +266,9 @@ impl Oracle {
             Rule::NotWorth | Rule::NoNode => ensure(cpu_nodes(shadow) > 1, || "threads have no choice".into()),
             Rule::NodeReserve => node_is_full(shadow, decision, reason),
             Rule::BoundByOthers if sample.is_some_and(|s| !s.mempolicy.is_empty()) => Ok(()),
+            Rule::BoundByOthers if *by == PolicyId::Tier => {
+                ensure(self.locked(shadow, proc), || "nobody said where it lies".into())
+            }
             Rule::BoundByOthers => ensure(bound(shadow, proc), || "it may run anywhere".into()),
             Rule::KernelBalances => ensure(shadow.facts.has(Need::NumaBalancing).is_ok(), || "the kernel does not".into()),
             Rule::Unmovable => ensure(shadow.steps.values().any(|d| places(&d.step)) || self.locked(shadow, proc), || {
@@ -391,9 +394,10 @@ impl Oracle {
         ensure(moved || away == 0, || format!("{away} pages lie elsewhere"))
     }
 
-    /// Some of its memory may not be touched.
+    /// Some of its memory may not be touched, or its owner said where it lies.
     fn locked(&self, shadow: &Shadow, proc: ProcKey) -> bool {
-        let barred = |v: &memtier::vocab::Vma| v.kind != VmaKind::Anon || v.flags.has(VmaFlags::LOCKED);
+        let barred =
+            |v: &memtier::vocab::Vma| v.kind != VmaKind::Anon || v.flags.has(VmaFlags::LOCKED) || v.flags.has(VmaFlags::POLICY);
         shadow.maps.get(&proc).is_some_and(|vmas| vmas.iter().any(barred))
     }
 

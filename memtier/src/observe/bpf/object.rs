@@ -150,7 +150,11 @@ const ENUMERATORS: [(Source, &str, &str); 3] = [
     (Source::Damon, "DAMON_FVADDR", "DAMON_OPS_FVADDR"),
 ];
 /// Absent where the kernel was built without the feature; zero then.
-const OPTIONAL: &[Field] = &[("VMA_UFFD", "vm_area_struct", "vm_userfaultfd_ctx.ctx")];
+const OPTIONAL: &[Field] = &[
+    ("VMA_UFFD", "vm_area_struct", "vm_userfaultfd_ctx.ctx"),
+    ("VMA_POLICY", "vm_area_struct", "vm_policy"),
+    ("POLICY_MODE", "mempolicy", "mode"),
+];
 
 fn offset(types: &Types, of: &str, path: &str) -> Result<u64, BtfError> {
     let tried: Vec<_> = path.split('|').map(|p| types.offset(of, p)).collect();
