@@ -10,8 +10,8 @@ use crate::sys::numa::UNTOLD;
 use crate::sys::pagemap::{Entry, Flags};
 use crate::sys::tasks::{Task, TaskKey};
 use crate::vocab::{
-    Action, AddrRange, BLOCK_BYTES, Bytes, CgroupId, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages, PolicyId, ProcKey,
-    Reason, Rule, Step, StepId, Time, Whom,
+    Action, AddrRange, BLOCK_BYTES, Bytes, CgroupId, Charge, CpuId, End, Fault, Guard, NodeId, Outcome, PAGE_BYTES, Pages,
+    PolicyId, ProcKey, Reason, Rule, Step, StepId, Time, Whom,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
