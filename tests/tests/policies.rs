@@ -311,6 +311,24 @@ fn numa_and_threads() {
     assert!(report.truth.of("cache").apart.is_empty());
 }
 
+/// They keep their nodes until they have settled, and their memory follows them there.
+#[test]
+fn threads_that_come_to_lack_cpu_time_stay_for_the_settle_time() {
+    let ones = |secs| Scenario { nodes: vec![NodeSpec { share: Permil(500), cpus: 1 }; 2], ..host(secs) };
+    let calm = ProcSpec { busy: Permil(400), ..pairs(true) };
+    let busier = |secs| ones(secs).with(calm.clone()).at(4, Change::Busy { comm: "cache", busy: Permil(900) });
+    let slowly = knobs("numa = { quota_mib_per_s = 1, slice_mib = 2, settle_s = 60 }");
+    let truth = run(1, &busier(55), &slowly).truth;
+    let cache = truth.of("cache");
+    for (region, thread) in cache.regions.iter().zip([1, 3]) {
+        let there = region.get(&(cache.apart[&thread][0] as u16)).map_or(0, |pages| pages.0);
+        assert!(there >= 22 * MIB, "{there} of {region:?}, {:?}", cache.apart);
+    }
+    assert!(truth.moved <= Pages(26 * MIB), "{:?}", truth.moved);
+    // Then they run together again.
+    assert!(run(1, &busier(120), &slowly).truth.of("cache").apart.is_empty());
+}
+
 #[test]
 fn threads_that_come_to_share_memory_run_together_again() {
     let by = PolicyId::Numa;

@@ -106,9 +106,12 @@ fn told(view: &View<'_>, board: &Board, places: &[Place], candidate: &Candidate<
         let comes: Vec<Bytes> = lies.iter().map(|there| Pages(all.pages - there.pages).bytes()).collect();
         let least = wants.saturating_sub(Bytes(wants).scale(SHORT_PERMIL, 1000).0);
         let bound = |place: usize| bound_to(board, candidate, &group.tids, place);
+        let (held, stays) = (home.iter().any(|&place| bound(place) > 0), stays(view, candidate, &group.tids));
+        // Who is on a node stays there, even without CPU time until it has settled; it goes to another one only together.
         let fits = |&&place: &&usize| {
-            let roomy = left[place].1 >= comes[place] || bound(place) > 0;
-            places[place].cpus > 0 && candidate.claim.may[place] && left[place].0 >= least && roomy
+            let here = bound(place) > 0;
+            let roomy = if held { here } else { left[place].1 >= comes[place] };
+            places[place].cpus > 0 && candidate.claim.may[place] && (left[place].0 >= least || here && stays) && roomy
         };
         // Where it is, where most of its memory is, where most CPUs idle.
         let best = |&&place: &&usize| (bound(place), 2 * lies[place].weight > all.weight, left[place].0, Reverse(place));
@@ -139,6 +142,12 @@ fn parts<'a>(candidate: &Candidate<'a>) -> &'a [Part] {
 fn bound_to(board: &Board, candidate: &Candidate<'_>, tids: &[u32], place: usize) -> usize {
     let there = |part: &&Part| board.of_cpus(&part.cpus) == [place];
     parts(candidate).iter().filter(there).flat_map(|part| &part.tids).filter(|tid| tids.binary_search(tid).is_ok()).count()
+}
+
+/// One of these threads was bound lately.
+fn stays(view: &View<'_>, candidate: &Candidate<'_>, tids: &[u32]) -> bool {
+    let fresh = |part: &&Part| settled(view, part.at).is_err();
+    parts(candidate).iter().filter(fresh).flat_map(|part| &part.tids).any(|tid| tids.binary_search(tid).is_ok())
 }
 
 /// On how many nodes of their own these threads are.
