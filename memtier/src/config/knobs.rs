@@ -242,6 +242,8 @@ tables! {
         fetchers_every_s: u64 = 60, 1..=86400, "";
         /// Records are not read any more when nothing was worth a move for so long: a stream of 4000 evictions a second takes a server 7 % of its CPU time.
         rest_after_s: u64 = 120, 0..=86400, "0";
+        /// After that time a page does not move any more if it, and as many as moved in that time, would spare less than this part of the misses, in thousandths.
+        rest_gain_permil: u64 = 10, 0..=1000, "0";
         /// They are read again after this time, ...
         rest_s: u64 = 1800, 1..=86400, "";
         /// ... or once this part of requests or evictions, in thousandths, went over to other classes.
@@ -257,7 +259,7 @@ tables! {
         /// A page moves only if it earns more by this part, in thousandths, ...
         hysteresis_permil: u64 = 250, 0..=10000, "0";
         /// ... and makes up within this time for the items that are lost with it.
-        payback_s: u64 = 60, 1..=86400, "";
+        payback_s: u64 = 120, 1..=86400, "";
         /// A page must earn so many thousandths of a hit per second in its new class.
         least_gain_milli: u64 = 50, 1..=1000000000, "";
         /// Pages that the pool shall hold for bursts, in thousandths of all pages, one at least; it takes only such as earn nothing.

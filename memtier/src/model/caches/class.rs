@@ -251,11 +251,15 @@ impl Class {
         if spare >= page {
             return Loss { milli: 0, once: 0, free: true };
         }
-        // Items that are asked for meanwhile, each missed once: cold ones seldom, and of the others maybe all.
+        // Items that are asked for meanwhile, each missed once: cold ones seldom. The rates of the others are taken to be spread as
+        // wide as the mean (exponentially), so that of n items m requests ask for nm / (n + m).
         let (hits, cold_hits) = (self.rate(&self.hits, now, window), self.rate(&self.cold_hits, now, window));
         let (cold, cold_hits) = if part.segmented { (self.now.cold.min(self.now.items), cold_hits.min(hits)) } else { (0, 0) };
         let parts = [(cold, cold_hits), (self.now.items - cold, hits - cold_hits)];
-        let asked = parts.map(|(items, hits)| items.min(wide(hits, payback.as_millis()) / 1_000_000));
+        let asked = parts.map(|(items, hits)| {
+            let requests = wide(hits, payback.as_millis()) / 1_000_000;
+            wide(items, requests) / items.saturating_add(requests).max(1)
+        });
         let once = (asked.iter().sum::<u64>() / self.now.pages.max(1)).min(page.saturating_sub(self.now.free));
         Loss { milli: self.tail(now, window, part), once, free: false }
     }

@@ -23,6 +23,7 @@ pub use reuse::Reuse;
 pub use scripted::Scripted;
 
 use super::freshness::Sight;
+use super::series::Series;
 use crate::config::{CacheRule, Config};
 use crate::vocab::{
     Bytes, CacheEvictions, CacheFetches, CacheLook, CacheSample, CacheServer, CacheStream, CacheTold, ClassId, Event, MOST_SERVERS,
@@ -55,6 +56,9 @@ pub struct Cache {
     pub look: CacheLook,
     pub looked: Option<Time>,
     classes: BTreeMap<ClassId, Class>,
+    /// Pages that moved between classes, whoever moved them.
+    #[serde(default)]
+    moved: Series,
     ghosts: Ghosts,
     reuse: Reuse,
     /// Streams that the server lacks, and its words.
@@ -198,6 +202,7 @@ impl Cache {
             self.classes.entry(now.class).or_default().look(at, now);
         }
         self.classes.retain(|class, _| look.classes.iter().any(|now| now.class == *class));
+        self.moved.set(at, look.moved);
         self.look = look.clone();
         self.looked = Some(at);
     }
@@ -273,6 +278,17 @@ impl Cache {
         let fresh = self.reuse.closed_at.is_some_and(|at| now.since(at) < FRESH);
         let near = self.reuse.hits_within(class.now.class, class.chunks() / 2).filter(|(_, sure)| fresh && sure.0 >= SURE);
         class.loss(now, window, payback, kept_free, Part { segmented: self.server.segmented, near: near.map(|(within, _)| within) })
+    }
+    /// Pages that moved in that time.
+    #[must_use]
+    pub fn moved(&self, now: Time, span: Span) -> u64 {
+        self.moved.since(Time(now.0.saturating_sub(span.0)))
+    }
+    /// What was missed and stored, in thousandths per second of that time.
+    #[must_use]
+    pub fn misses_milli(&self, now: Time, span: Span) -> u64 {
+        let sets: u64 = self.classes.values().map(|class| class.counts(now, span).1).sum();
+        sets.saturating_mul(1_000_000) / span.as_millis().max(1)
     }
     /// Pages of all classes.
     #[must_use]

@@ -16,7 +16,7 @@ use crate::vocab::{
 };
 pub use flash::loss;
 use flash::{enough, free_chunks, is_short};
-use rest::{rests, wakes};
+use rest::{rests, trifle, wakes};
 
 /// A server keeps the last two pages of a class.
 const KEPT: u64 = 2;
@@ -24,8 +24,8 @@ const KEPT: u64 = 2;
 const AHEAD: Span = Span::from_secs(1);
 /// A class that is this much free, in tenths of a page, gives one to the pool.
 const FREE_TENTHS: u64 = 25;
-/// What a page costs is known only when it is felt, so a class gives no more than this part of its pages in a quarter of the
-/// window, ...
+/// What a page costs from then on is known only when it is felt, so a class gives no more than this part of its pages in a quarter
+/// of the window, ...
 const PART: u64 = 8;
 /// A class that was given pages evicts nobody for a while; what it evicted in so many windows still counts.
 const EVICTED: u64 = 4;
@@ -127,7 +127,8 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
     if let Some(reason) = wakes(cache, knobs, now) {
         return Ok(proposal(Action::SetWatch { server, proc, on: true }, u64::MAX, reason?));
     }
-    let Page { from, to, worth, reason } = match choose(cache, served, knobs, now) {
+    let page = choose(cache, served, knobs, now).and_then(|page| trifle(cache, knobs, now, &page).map_or(Ok(page), Err));
+    let Page { from, to, pages: _, worth, reason } = match page {
         Ok(page) => page,
         Err(reason) => {
             let rests = rests(cache, served, knobs, now, &reason).ok_or(reason)?;
@@ -184,6 +185,8 @@ fn ready(cache: &Cache, knobs: &Knobs, now: Time) -> Result<(), Reason> {
 struct Page {
     from: Place,
     to: Place,
+    /// So many are worth it together, each as much.
+    pages: u64,
     worth: u64,
     reason: Reason,
 }
@@ -297,24 +300,26 @@ fn page_for(
         by(&gain, source)
     ));
     let worth = gain.milli - source.price;
-    Ok(Page { from: Place::Class(source.id), to: Place::Class(id), worth, reason })
+    Ok(Page { from: Place::Class(source.id), to: Place::Class(id), pages: gain.pages, worth, reason })
 }
 
-/// By the records of evictions; by counters where there are none: the page that would come is asked for about as often as the
+/// By the records of evictions; by counters where they say nothing: the page that would come is asked for about as often as the
 /// last one that is there.
 pub fn gains(cache: &Cache, class: &Class, knobs: &Knobs, now: Time, most: u64) -> Vec<Gain> {
     let window = window(knobs);
     // What is evicted all the same, for flash is slow, is lost as elsewhere.
     let reads = is_short(cache, class, knobs, now).then(|| flash::gain(cache, class, knobs, now)).flatten().filter(|_| most > 0);
-    if cache.told_for(now).is_some() {
-        return class.gains(now, window, most).into_iter().chain(reads).collect();
+    let told = cache.told_for(now).is_some();
+    let mut gains = if told { class.gains(now, window, most) } else { Vec::new() };
+    let by_last_page =
+        if told { flash::unseen(cache, class) } else { cache.lacks(CacheStream::Evictions).is_some() && reads.is_none() };
+    if by_last_page && most > 0 {
+        let last = cache.loss(class, now, window, Span::ZERO, 0);
+        let gain = Gain { pages: 1, milli: last.milli / 5 * 4, samples: 0, inferred: true };
+        gains.extend((!last.free).then_some(gain));
     }
-    if reads.is_some() {
-        return reads.into_iter().collect();
-    }
-    let last = cache.loss(class, now, window, Span::ZERO, 0);
-    let known = cache.lacks(CacheStream::Evictions).is_some() && most > 0 && !last.free;
-    known.then_some(Gain { pages: 1, milli: last.milli / 5 * 4, samples: 0, inferred: true }).into_iter().collect()
+    gains.extend(reads);
+    gains
 }
 
 /// Whether this class gave enough for now.
@@ -330,7 +335,7 @@ fn paced(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time, sourc
         let wait = Span::from_millis(class.now.chunks_per_page.saturating_mul(1000) / reclaimed).min(EXPIRY_MOST);
         return served.gave_at(place).is_some_and(|at| now.since(at) < wait);
     }
-    if gain / BY_FAR >= source.price {
+    if gain / BY_FAR >= source.loss.milli {
         return false;
     }
     let from = Time(now.0.saturating_sub(window(knobs).0 / 4));
@@ -380,7 +385,7 @@ fn dear(cheapest: Option<&Giver>, gain: &Gain, knobs: &Knobs, id: ClassId) -> Re
 fn to_the_pool(cache: &Cache, knobs: &Knobs, now: Time, sources: &[Giver]) -> Option<Page> {
     let page = |source: &Giver, reason: Reason| {
         let note = format!("a page of class {} to the pool at {}", source.id.0, cache.server.address);
-        Page { from: Place::Class(source.id), to: Place::Pool, worth: 1, reason: reason.note(note) }
+        Page { from: Place::Class(source.id), to: Place::Pool, pages: 1, worth: 1, reason: reason.note(note) }
     };
     let still = |source: &&Giver| {
         cache
