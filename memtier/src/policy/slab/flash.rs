@@ -63,11 +63,6 @@ pub(super) fn gain(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Op
     (!last.free).then_some(Gain { pages: 1, milli, samples: 0, inferred: true })
 }
 
-/// Headers are thousands to a page. Until so many left as their class holds, nothing that left can have come back.
-pub(super) fn unseen(cache: &Cache, class: &Class) -> bool {
-    cache.server.extstore && !cache.writes_to_flash(class) && class.known() < class.chunks()
-}
-
 /// What classes must be told to keep free: all once, and each minute those for which it changed.
 pub(super) fn free_chunks(
     cache: &Cache,

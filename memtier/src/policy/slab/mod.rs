@@ -303,23 +303,21 @@ fn page_for(
     Ok(Page { from: Place::Class(source.id), to: Place::Class(id), pages: gain.pages, worth, reason })
 }
 
-/// By the records of evictions; by counters where they say nothing: the page that would come is asked for about as often as the
+/// By the records of evictions; by counters where there are none: the page that would come is asked for about as often as the
 /// last one that is there.
 pub fn gains(cache: &Cache, class: &Class, knobs: &Knobs, now: Time, most: u64) -> Vec<Gain> {
     let window = window(knobs);
     // What is evicted all the same, for flash is slow, is lost as elsewhere.
     let reads = is_short(cache, class, knobs, now).then(|| flash::gain(cache, class, knobs, now)).flatten().filter(|_| most > 0);
-    let told = cache.told_for(now).is_some();
-    let mut gains = if told { class.gains(now, window, most) } else { Vec::new() };
-    let by_last_page =
-        if told { flash::unseen(cache, class) } else { cache.lacks(CacheStream::Evictions).is_some() && reads.is_none() };
-    if by_last_page && most > 0 {
-        let last = cache.loss(class, now, window, Span::ZERO, 0);
-        let gain = Gain { pages: 1, milli: last.milli / 5 * 4, samples: 0, inferred: true };
-        gains.extend((!last.free).then_some(gain));
+    if cache.told_for(now).is_some() {
+        return class.gains(now, window, most).into_iter().chain(reads).collect();
     }
-    gains.extend(reads);
-    gains
+    if reads.is_some() {
+        return reads.into_iter().collect();
+    }
+    let last = cache.loss(class, now, window, Span::ZERO, 0);
+    let known = cache.lacks(CacheStream::Evictions).is_some() && most > 0 && !last.free;
+    known.then_some(Gain { pages: 1, milli: last.milli / 5 * 4, samples: 0, inferred: true }).into_iter().collect()
 }
 
 /// Whether this class gave enough for now.
