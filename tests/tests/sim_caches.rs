@@ -193,7 +193,7 @@ fn with_flash_a_read_is_weighed_against_a_miss() {
     let lost: u64 = ours.misses.iter().skip(8).sum();
     // The script reads flash less: it gives class 3 pages while its items come in, by their age (docs/policies/slab-marginal.md).
     assert!(cost * 2 < none && cost * 3 < own * 4, "{cost} misses, {own} with the extstore script, {none} with none");
-    assert!(lost < 5000, "{lost} of them misses");
+    assert!(lost < 5500, "{lost} of them misses");
 }
 
 #[test]
