@@ -15,7 +15,7 @@ def region():
     base = ctypes.addressof(ctypes.c_char.from_buffer(m))
     return m, -base % (2 << 20), base + -base % (2 << 20)
 (free, skip, at), (own, own_skip, own_at) = region(), region()
-if libc.syscall(word(237), word(own_at), word(size), word(2), ctypes.byref(word(1 << node)), word(65), word(0)) != 0:
+if libc.syscall(word(int(sys.argv[3])), word(own_at), word(size), word(2), ctypes.byref(word(1 << node)), word(65), word(0)) != 0:
     sys.exit('mbind: errno %d' % ctypes.get_errno())
 def touch():
     for m, first in (free, skip), (own, own_skip):
@@ -44,7 +44,7 @@ impl Owner {
     pub fn start(mib: u64, node: u16) -> Result<Self, String> {
         let python = crate::footing::program("python3", "python3")?;
         let mut child = Command::new(python)
-            .args(["-c", SCRIPT, &mib.to_string(), &node.to_string()])
+            .args(["-c", SCRIPT, &mib.to_string(), &node.to_string(), &libc::SYS_mbind.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -48,11 +48,11 @@ impl Spread {
         Ok(hog)
     }
 
-    /// Of each tenant the MiB and how many threads; these CPUs fill blocks in turn. Their memory is there when this returns.
-    pub fn tenants(mib: u64, cpus: &[CpuId], threads: &[usize]) -> Result<Self, String> {
+    /// Of each tenant the MiB and how many threads. Blocks of 2 MiB of each lie on these nodes, in turn, before any thread works on
+    /// them.
+    pub fn tenants(mib: u64, nodes: &[NodeId], threads: &[usize]) -> Result<Self, String> {
         let mut command = Command::new(crate::binary("tenants")?);
-        let cpus: Vec<String> = cpus.iter().map(|cpu| cpu.0.to_string()).collect();
-        command.args([mib.to_string(), cpus.join(",")]).args(threads.iter().map(ToString::to_string));
+        command.arg(mib.to_string()).args(threads.iter().map(ToString::to_string));
         let mut spread = Self::spawn(command.stdout(Stdio::piped()))?;
         let said = BufReader::new(spread.child.stdout.take().ok_or("no pipe from the tenants")?);
         for line in said.lines().take(threads.len()) {
@@ -66,6 +66,8 @@ impl Spread {
         if short || spread.tenants.len() != threads.len() {
             return Err("the tenants ended, or lack threads".into());
         }
+        spread.scatter(nodes)?;
+        writeln!(spread.orders, "go").map_err(|e| format!("tenants: {e}"))?;
         Ok(spread)
     }
 
@@ -94,6 +96,14 @@ impl Spread {
         let text = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
         let own: Vec<&str> = text.lines().filter(|line| line.contains(" anon=") && !line.contains(" file=")).collect();
         Ok(by_node(&own.join("\n")))
+    }
+
+    fn scatter(&self, nodes: &[NodeId]) -> Result<(), String> {
+        let blocks = self.tenants.iter().flat_map(|tenant| tenant.pages.chunks(512));
+        for (block, node) in blocks.zip(nodes.iter().cycle()) {
+            move_pages(self.pid(), block, Some(node.0)).map_err(|e| format!("move_pages of {}: {e}", self.pid()))?;
+        }
+        Ok(())
     }
 
     /// Where the memory of a tenant lies.

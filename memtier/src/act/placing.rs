@@ -65,6 +65,8 @@ struct World {
     binds: Vec<(u32, String)>,
     /// First pages of each move.
     moves: Vec<Vec<u64>>,
+    /// Pages whose node was asked for.
+    asked: usize,
     pauses: u64,
     /// Files of cgroups, and who is in them beside the process.
     files: BTreeMap<PathBuf, String>,
@@ -109,6 +111,7 @@ impl World {
             diary_full: false,
             binds: Vec::new(),
             moves: Vec::new(),
+            asked: 0,
             pauses: 0,
             files: BTreeMap::new(),
             others: BTreeMap::new(),
@@ -275,7 +278,8 @@ impl Placing for Fake {
     }
     fn nodes(&mut self, pages: &[u64]) -> io::Result<Vec<i32>> {
         self.there()?;
-        let world = self.0.borrow();
+        let mut world = self.0.borrow_mut();
+        world.asked += pages.len();
         Ok(pages.iter().map(|at| world.pages.get(at).map_or(-libc::ENOENT, |page| page.node)).collect())
     }
     fn move_pages(&mut self, pages: &[u64], to: NodeId) -> io::Result<Vec<i32>> {
@@ -405,6 +409,7 @@ fn pages_move_and_a_folio_is_named_once() {
     let (outcome, world) = move_all(world, vec![range(0, 2048)]);
     assert_eq!(told(&outcome), said(568, 568, "done"));
     assert_eq!((world.on(TO), world.moves.iter().map(Vec::len).sum::<usize>()), (568, 42));
+    assert_eq!(world.asked, 42, "before the move only");
     assert!(world.moves.iter().any(|named| named.contains(&addr(512))));
     let (outcome, world) = move_all(World { moves: Vec::new(), ..world }, vec![range(0, 2048)]);
     assert_eq!((told(&outcome), world.moves.len()), (said(0, 0, "done"), 0));
@@ -429,6 +434,8 @@ fn every_reason_is_told() {
                2 pages are none to be moved (unmapped, or the zero page)";
     assert_eq!(told(&outcome), said(11, 16, why));
     assert_eq!(world.on(TO), 12);
+    // 17 present ones before, and after it those of the broken batch and those refused.
+    assert!((17 + 3..17 + 17).contains(&world.asked), "{}", world.asked);
 }
 
 /// The kernel breaks a call off at the first batch that does not move whole: what comes behind is still asked, once.

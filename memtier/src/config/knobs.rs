@@ -242,7 +242,7 @@ tables! {
         fetchers_every_s: u64 = 60, 1..=86400, "";
         /// Records are not read any more when nothing was worth a move for so long: a stream of 4000 evictions a second takes a server 7 % of its CPU time.
         rest_after_s: u64 = 120, 0..=86400, "0";
-        /// After that time a page does not move any more if it, and as many as moved in that time, would spare less than this part of the misses, in thousandths.
+        /// After that time no page moves that, together with all others worth it and those that moved in that time, would spare less than this part of the misses, in thousandths.
         rest_gain_permil: u64 = 10, 0..=1000, "0";
         /// They are read again after this time, ...
         rest_s: u64 = 1800, 1..=86400, "";

@@ -81,13 +81,14 @@ impl Footprint {
         if self.former(*ended, above).gave.is_empty() {
             return Ok(());
         }
+        let mut failed = Ok(());
         for child in children {
             let former = self.former(child, line);
             if !former.gave.is_empty() {
-                self.keep(child, former, &mut || {})?;
+                failed = failed.and(self.keep(child, former, &mut || {}));
             }
         }
-        Ok(())
+        failed
     }
 }
 

@@ -124,7 +124,7 @@ fn mempolicy(root: &Root, dir: &str) -> Result<String, ReadError> {
         read => read?,
     };
     let text = String::from_utf8_lossy(&line[..len]);
-    let policy = text.split_ascii_whitespace().nth(1).filter(|policy| *policy != "default");
+    let policy = text.split_ascii_whitespace().nth(1).filter(|policy| !["default", "local"].contains(policy));
     Ok(policy.map(str::to_owned).unwrap_or_default())
 }
 

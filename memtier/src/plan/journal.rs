@@ -278,7 +278,7 @@ mod tests {
             done: Amount { pages: Pages(1), asked: Pages(2), syscalls: 3, cpu_ns: 0 },
             end: End::Done,
         };
-        assert_eq!(done(1).to_string(), "outcome 1.0 done; 1 of 2 pages, 3 calls, 5 ms, CPU 0 ns");
+        assert_eq!(done(1).to_string(), "outcome 1.0 done; 1 of 2 pages, 3 calls, 5 ms");
         for decision in [1, 2, MAX_TURNS as u64 + 8] {
             journal.settle(PROC, &done(decision));
         }

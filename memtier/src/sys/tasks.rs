@@ -16,6 +16,8 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 /// 52 numbers and a name of at most 64 bytes.
 const STAT_MOST: usize = 2048;
+/// Descriptors looked at of a process, the lowest: what it opened when it began.
+const DESCRIPTORS: usize = 256;
 /// Of a family that is looked at: no real one is older.
 pub const GENERATIONS: usize = 64;
 
@@ -94,24 +96,25 @@ impl Tasks {
         unless_gone(read_stat(&self.stat))
     }
 
-    /// Whether one of its descriptors is this, as the kernel names it in /proc/PID/fd.
+    /// Whether one of its first descriptors is this, as the kernel names it in /proc/PID/fd. A server may have very many.
     pub fn has_open(&mut self, what: &str) -> io::Result<bool> {
         self.calls += 4;
         let how = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = Dir::openat(self.dir.as_fd(), "fd", how, Mode::empty()).map_err(io::Error::from);
         let Some(mut dir) = unless_gone(dir)? else { return Ok(false) };
         let mut names = Vec::new();
-        for entry in dir.iter() {
+        for entry in dir.iter().take(DESCRIPTORS) {
             match entry {
                 Ok(entry) => names.push(entry.file_name().to_owned()),
                 Err(error) if gone(&error.into()) => break,
                 Err(error) => return Err(error.into()),
             }
         }
-        for name in names {
+        for name in names.iter().filter(|name| !name.to_bytes().starts_with(b".")) {
             self.calls += 1;
-            // `.` and `..` are no links; one that is closed by now is none either.
-            if readlinkat(dir.as_fd(), name.as_c_str()).is_ok_and(|link| link == what) {
+            // One may be closed by now.
+            let link = unless_gone(readlinkat(dir.as_fd(), name.as_c_str()).map_err(io::Error::from))?;
+            if link.is_some_and(|link| link == what) {
                 return Ok(true);
             }
         }

@@ -314,6 +314,7 @@ impl fmt::Display for End {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { step, began: _, ended: _, done: Amount { pages, asked, syscalls, cpu_ns }, end, missed: _ } = self;
-        write!(f, "outcome {step} {end}; {} of {asked}, {syscalls} calls, {}, CPU {}", pages.0, self.took(), Span(*cpu_ns))
+        write!(f, "outcome {step} {end}; {} of {asked}, {syscalls} calls, {}", pages.0, self.took())?;
+        if *cpu_ns > 0 { write!(f, ", CPU {}", Span(*cpu_ns)) } else { Ok(()) }
     }
 }

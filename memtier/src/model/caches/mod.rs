@@ -56,7 +56,7 @@ pub struct Cache {
     pub look: CacheLook,
     pub looked: Option<Time>,
     classes: BTreeMap<ClassId, Class>,
-    /// Pages that moved between classes, whoever moved them.
+    /// Pages that moved, as the server counts them: to the pool too, and whoever moved them.
     #[serde(default)]
     moved: Series,
     ghosts: Ghosts,

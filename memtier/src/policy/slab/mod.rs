@@ -128,7 +128,7 @@ fn step(view: &View<'_>, server: ServerId) -> Result<Proposal, Reason> {
         return Ok(proposal(Action::SetWatch { server, proc, on: true }, u64::MAX, reason?));
     }
     let page = choose(cache, served, knobs, now).and_then(|page| trifle(cache, knobs, now, &page).map_or(Ok(page), Err));
-    let Page { from, to, pages: _, worth, reason } = match page {
+    let Page { from, to, worth, together: _, reason } = match page {
         Ok(page) => page,
         Err(reason) => {
             let rests = rests(cache, served, knobs, now, &reason).ok_or(reason)?;
@@ -185,9 +185,9 @@ fn ready(cache: &Cache, knobs: &Knobs, now: Time) -> Result<(), Reason> {
 struct Page {
     from: Place,
     to: Place,
-    /// So many are worth it together, each as much.
-    pages: u64,
     worth: u64,
+    /// Of all pages that are worth it together, to whichever class.
+    together: u64,
     reason: Reason,
 }
 
@@ -207,15 +207,20 @@ fn choose(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> R
     let evicts = |class: &Class| class.evicts(now, Span(window(knobs).0 * EVICTED));
     let gaining = cache.classes().filter(|(_, class)| evicts(class) || is_short(cache, class, knobs, now));
     let (mut best, mut refusal): (Option<Page>, Option<(u64, Reason)>) = (None, None);
+    let mut together = 0u64;
     for (id, class) in gaining {
         match page_for(cache, served, knobs, now, (id, class), &sources) {
-            Ok(page) if best.as_ref().is_none_or(|best| page.worth > best.worth) => best = Some(page),
-            Ok(_) => {}
+            Ok(page) => {
+                together = together.saturating_add(page.together);
+                if best.as_ref().is_none_or(|best| page.worth > best.worth) {
+                    best = Some(page);
+                }
+            }
             Err((gain, reason)) if refusal.as_ref().is_none_or(|(most, _)| gain > *most) => refusal = Some((gain, reason)),
             Err(_) => {}
         }
     }
-    best.or_else(|| to_the_pool(cache, knobs, now, &sources)).ok_or_else(|| {
+    best.map(|best| Page { together, ..best }).or_else(|| to_the_pool(cache, knobs, now, &sources)).ok_or_else(|| {
         let quiet = || Reason::new(Rule::NotWorth).note("no class evicts: more memory would earn none of them a hit");
         refusal.map_or_else(quiet, |(_, reason)| reason)
     })
@@ -300,7 +305,7 @@ fn page_for(
         by(&gain, source)
     ));
     let worth = gain.milli - source.price;
-    Ok(Page { from: Place::Class(source.id), to: Place::Class(id), pages: gain.pages, worth, reason })
+    Ok(Page { from: Place::Class(source.id), to: Place::Class(id), worth, together: worth.saturating_mul(gain.pages), reason })
 }
 
 /// By the records of evictions; by counters where there are none: the page that would come is asked for about as often as the
@@ -383,7 +388,7 @@ fn dear(cheapest: Option<&Giver>, gain: &Gain, knobs: &Knobs, id: ClassId) -> Re
 fn to_the_pool(cache: &Cache, knobs: &Knobs, now: Time, sources: &[Giver]) -> Option<Page> {
     let page = |source: &Giver, reason: Reason| {
         let note = format!("a page of class {} to the pool at {}", source.id.0, cache.server.address);
-        Page { from: Place::Class(source.id), to: Place::Pool, pages: 1, worth: 1, reason: reason.note(note) }
+        Page { from: Place::Class(source.id), to: Place::Pool, worth: 1, together: 1, reason: reason.note(note) }
     };
     let still = |source: &&Giver| {
         cache

@@ -18,7 +18,7 @@ pub(super) fn rests(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: 
         Reason::new(Rule::SlabRest)
             .saw(Measure::Watched, still, Span::from_secs(knobs.rest_after_s), "caches.rest_after_s")
             .flips_at(still.as_secs() + 1)
-            .note(format!("{} writes {per_s} records of evictions a second, and nothing was worth a move", cache.server.address)),
+            .note(format!("{} writes {per_s} records of evictions a second, and no move was worth having", cache.server.address)),
     )
 }
 
@@ -39,19 +39,19 @@ pub(super) fn trifle(cache: &Cache, knobs: &Knobs, now: Time, page: &Page) -> Op
     little(cache, knobs, now, page)
 }
 
-/// Whether with all pages that are worth it together, and as many as moved of late, it would spare next to no misses. A record is
-/// written for about each miss, so what they spare is set against misses.
+/// Whether all pages that are worth it together, and as many such as this one as moved of late, would spare next to no misses. A
+/// record is written for about each miss, so what they spare is set against misses.
 fn little(cache: &Cache, knobs: &Knobs, now: Time, page: &Page) -> Option<Reason> {
-    let Place::Class(to) = page.to else { return None };
+    let Place::Class(_) = page.to else { return None };
     let after = Span::from_secs(knobs.rest_after_s);
-    let pages = cache.moved(now, after).saturating_add(page.pages);
-    let (spared, misses) = (page.worth.saturating_mul(pages), cache.misses_milli(now, after));
+    let spared = page.worth.saturating_mul(cache.moved(now, after)).saturating_add(page.together);
+    let misses = cache.misses_milli(now, after);
     let least = misses.saturating_mul(knobs.rest_gain_permil) / 1000;
     let reason = || {
         Reason::new(Rule::NotWorth)
             .saw(Measure::PageGain, Quantity::milli_hits(spared), Quantity::milli_hits(least), "caches.rest_gain_permil")
             .flips_at(spared.saturating_mul(1000) / misses.max(1))
-            .note(format!("all that class {} would gain, and what moved of late, comes to no more", to.0))
+            .note("all that classes would gain, and what moved of late, comes to no more")
     };
     (spared < least).then(reason)
 }
@@ -114,12 +114,13 @@ mod tests {
         for (misses, moved, pages, worth, expect) in cases {
             let (models, now) = server(misses, moved);
             let cache = models.caches.get(ServerId(0)).expect("it was looked at");
-            let page = |to| Page { from: Place::Class(ClassId(2)), to, pages, worth, reason: Reason::new(Rule::SlabGain) };
+            let reason = || Reason::new(Rule::SlabGain);
+            let page = |to| Page { from: Place::Class(ClassId(2)), to, worth, together: worth * pages, reason: reason() };
             let case = format!("{misses} misses, {moved} moved, {pages} pages of {worth}");
             assert_eq!(little(cache, &knobs, now, &page(Place::Class(ClassId(1)))).is_some(), expect, "{case}");
             assert_eq!(little(cache, &knobs, now, &page(Place::Pool)), None, "what is free goes to the pool: {case}");
             let off = Knobs { rest_gain_permil: 0, ..knobs.clone() };
-            assert_eq!(trifle(cache, &off, now, &page(Place::Class(ClassId(1)))), None, "turned off: {case}");
+            assert_eq!(little(cache, &off, now, &page(Place::Class(ClassId(1)))), None, "turned off: {case}");
         }
     }
 }

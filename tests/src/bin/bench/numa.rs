@@ -188,11 +188,17 @@ impl Ground {
 
     fn run(&self, peer: &Peer, warm: Duration) -> Result<Ended, String> {
         std::thread::sleep(warm);
-        let (moved_before, before, begun) = (moved()?, peer.cpu_s()?, Instant::now());
+        let (mut moved_before, before, begun) = (moved()?, peer.cpu_s()?, Instant::now());
         let cpus: Vec<CpuId> = self.nodes.iter().filter_map(|node| node.cpus.first().copied()).collect();
         let hogs = match self.whom {
             Whom::Hogs(all) => all.iter().map(|&mib| Spread::hog(mib, &cpus)).collect::<Result<Vec<_>, _>>()?,
-            Whom::Tenants(mib, threads) => vec![Spread::tenants(mib, &cpus, threads)?],
+            Whom::Tenants(mib, threads) => {
+                let nodes: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+                let tenants = Spread::tenants(mib, &nodes, threads)?;
+                // What moved before they began was moved by us.
+                moved_before = moved()?;
+                vec![tenants]
+            }
         };
         let (mut last, mut changed) = (None, Duration::ZERO);
         let least = if matches!(self.whom, Whom::Tenants(..)) { APART } else { WINDOW };

@@ -115,7 +115,9 @@ impl Ground {
     /// What the daemon said so far.
     pub fn keep_log(&self, to: &Path, workload: &str) -> Result<(), String> {
         let (Mover::Daemon(_), to) = (&self.mover, to.join(format!("{workload}.log"))) else { return Ok(()) };
-        std::fs::copy(self.dir.path().join("daemon.log"), &to).map(drop).map_err(|e| format!("{}: {e}", to.display()))
+        let kept = to.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let kept = kept.and_then(|()| std::fs::copy(self.dir.path().join("daemon.log"), &to));
+        kept.map(drop).map_err(|e| format!("{}: {e}", to.display()))
     }
 }
 
