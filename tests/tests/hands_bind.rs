@@ -137,6 +137,8 @@ fn who_outlives_its_bound_parent_gets_back_what_that_had() {
     let (dir, mut brood) = (scratch(), Brood::start(5).expect("starts"));
     let (pid, before) = (brood.pid(), masks(brood.pid()));
     let earlier = brood.orphan().expect("an orphan");
+    // Start times are told in ticks of 10 ms: who came in the same one as the bind may have been born bound.
+    std::thread::sleep(Duration::from_millis(30));
     let shared = Shared::new(footprint(dir.path()));
     let mut placer = Placer::new(shared.clone(), Reins::new(&config::Arm::default()));
     assert_eq!(bind(&mut placer, key(pid), &cpus[..1]).end, End::Done);
