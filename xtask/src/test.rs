@@ -40,7 +40,7 @@ const LAYERS: &[Layer] = &[
         &["parsers", "footprint", "caches", "memcached", "numad", "shell", "slab"],
     ),
     layer("host", 12, "BPF, real processes, real swap, the daemon; root", &["daemon", "eyes", "hands", "host"]),
-    layer("vm", 40, "the eyes and hands on other kernels and nodes, in QEMU guests", &["vm"]),
+    layer("vm", 58, "the eyes and hands on other kernels and nodes, in QEMU guests", &["vm"]),
 ];
 
 /// Suites of the host layer that a guest of each kernel runs too.
