@@ -32,6 +32,7 @@ pub mod zipf;
 pub mod zram;
 
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 /// Ends the test as skipped unless `$ground` is `Ok`; fails it where it must run.
 ///
@@ -52,6 +53,24 @@ macro_rules! need {
 #[must_use]
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+/// A child process that ends with its owner, whatever happens to that.
+#[derive(Debug)]
+pub struct Owned(pub Child);
+
+impl Owned {
+    pub fn kill(&mut self) {
+        // Of one that ended by itself both have nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// A scratch directory that goes away with its owner.

@@ -5,14 +5,14 @@ use memtier_tests::daemon::{Daemon, Run, output, trace_dir};
 use memtier_tests::fake_memcached::{Act, FakeMemcached};
 use memtier_tests::memcached::Memcached;
 use memtier_tests::zipf::Zipf;
-use memtier_tests::{binary, need, scratch};
+use memtier_tests::{Owned, binary, need, scratch};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -185,23 +185,6 @@ fn until_dropped(over: &AtomicBool) -> impl Drop {
         }
     }
     Guard(over)
-}
-
-/// Ends with its owner.
-struct Owned(Child);
-
-impl Owned {
-    fn kill(&mut self) {
-        self.0.kill().expect("ours");
-        self.0.wait().expect("ours");
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

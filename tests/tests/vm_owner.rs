@@ -9,9 +9,9 @@ use memtier::vocab::NodeId;
 use memtier_tests::cpu::pin;
 use memtier_tests::footing::{elsewhere, lab};
 use memtier_tests::owner::Owner;
-use memtier_tests::{binary, need, scratch};
+use memtier_tests::{Owned, binary, need, scratch};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 16;
@@ -23,16 +23,6 @@ fn on(pid: u32, start: u64, node: NodeId) -> u64 {
     let pages: Vec<u64> = (0..PAGES).map(|page| start + (page << 12)).collect();
     let lies = move_pages(pid, &pages, None).expect("answers");
     lies.iter().filter(|at| **at == i32::from(node.0)).count() as u64
-}
-
-/// Ends with the test, whatever happens to it.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// All of it lies on the other node than its only thread runs on; that half comes of which its owner said nothing.
@@ -61,7 +51,7 @@ fn what_its_owner_bound_stays_and_the_rest_comes() {
         command
     };
     let mut daemon = command(&["run", "--act", "--set", "scan.period_ms=300", "--set", "scan.min_resident_mib=1", "--config"]);
-    let _daemon = Daemon(daemon.arg(&config).stdout(Stdio::null()).spawn().expect("starts"));
+    let _daemon = Owned(daemon.arg(&config).stdout(Stdio::null()).spawn().expect("starts"));
     let began = Instant::now();
     loop {
         let explained = command(&["explain", &pid.to_string()]).output().expect("runs").stdout;

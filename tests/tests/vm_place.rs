@@ -20,7 +20,7 @@ use memtier_tests::brood::{Brood, masks};
 use memtier_tests::cpu::pin;
 use memtier_tests::footing::{elsewhere, lab};
 use memtier_tests::hog::{Fill, Hog};
-use memtier_tests::{binary, scratch};
+use memtier_tests::{Owned, binary, scratch};
 use nix::fcntl::{SpliceFFlags, vmsplice};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,7 +29,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -332,16 +332,6 @@ fn a_process_killed_under_the_hand_costs_one_outcome() {
     }
 }
 
-/// Ends with the test, whatever happens to it.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The numa policy binds a busy process whose memory lies on one node; then the daemon is killed, or stopped, or told
 /// that this process is none of its own any more.
 #[test]
@@ -379,7 +369,7 @@ fn what_the_daemon_bound_goes_back_however_it_ends() {
                     .args(settings)
                     .stdout(Stdio::null())
                     .stderr(fs::File::create(run.path().join("err")).expect("room"));
-                let mut daemon = Daemon(daemon.spawn().expect("starts"));
+                let mut daemon = Owned(daemon.spawn().expect("starts"));
                 until(|| {
                     assert_eq!(
                         daemon.0.try_wait().expect("ours"),
@@ -603,7 +593,7 @@ fn a_cgroup_that_the_daemon_bound_goes_back_however_it_ends() {
     group.take(pid);
     let mut shell = Command::new("sh");
     let shell = shell.args(["-c", "while read order; do sleep 1000 & echo $!; done"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut shell = Daemon(shell.spawn().expect("starts"));
+    let mut shell = Owned(shell.spawn().expect("starts"));
     group.take(shell.0.id());
     let mut said = BufReader::new(shell.0.stdout.take().expect("asked for"));
     assert_eq!(send(pid, all, nodes[1]).end, End::Done);
@@ -631,7 +621,7 @@ fn a_cgroup_that_the_daemon_bound_goes_back_however_it_ends() {
                 let mut daemon = command(&["run", "--act", "--config"]);
                 daemon.arg(&config).args(["--set", "scan.period_ms=300", "--set", "scan.min_resident_mib=1"]);
                 daemon.stdout(Stdio::null()).stderr(fs::File::create(run.path().join("err")).expect("room"));
-                let mut daemon = Daemon(daemon.spawn().expect("starts"));
+                let mut daemon = Owned(daemon.spawn().expect("starts"));
                 until(|| {
                     let bound = group.read("cpuset.cpus.effective") != before;
                     bound.then_some(()).ok_or_else(|| format!("{end}: not bound: {}", said_by(&["explain", &pid.to_string()])))
