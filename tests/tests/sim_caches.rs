@@ -96,7 +96,6 @@ fn other(spec: &CacheSpec, secs: u64, moves: bool) -> Run {
         cache.batch(Span::from_millis(250));
         if moves && quarter % 4 == 3 {
             let pass = mover.look(counters(&cache.look(now)), Duration::from_secs(quarter / 4)).expect("sound counters");
-            pass.targets.iter().for_each(|(class, chunks)| cache.keep_free(*class, *chunks));
             if let Some(due) = pass.decision {
                 let _ = cache.reassign(due.from, due.to);
             }
@@ -192,8 +191,31 @@ fn with_flash_a_read_is_weighed_against_a_miss() {
     let (ours, [cost, own, none]) = compare("flash", &on_flash(60, loads), 300, 80);
     let lost: u64 = ours.misses.iter().skip(8).sum();
     // The script reads flash less: it gives class 3 pages while its items come in, by their age (docs/policies/slab-marginal.md).
-    assert!(cost * 2 < none && cost * 3 < own * 4, "{cost} misses, {own} with the extstore script, {none} with none");
-    assert!(lost < 5500, "{lost} of them misses");
+    assert!(cost * 2 < none && cost * 10 < own * 11, "{cost} misses, {own} with the extstore script, {none} with none");
+    assert!(lost < 3500, "{lost} of them misses");
+    assert!(ours.pages[1..].iter().all(|pages| *pages >= 5), "{:?}", ours.pages);
+}
+
+#[test]
+fn the_pool_of_a_server_with_flash_is_kept() {
+    let loads = vec![load(1, Traffic::Skewed, 8192, 800, (0, 150)), load(2, Traffic::Skewed, 4096, 800, (0, 150))];
+    // Seconds in which classes did not write early, of those in which memory was full; and what it costs.
+    let run = |permil: u64| {
+        let mut config = config(true, 1);
+        config.caches.pool_permil = permil;
+        let mut world = World::new(1, &scenario(vec![on_flash(40, loads.clone())], 150), &config);
+        let (mut governor, began, mut held) = (Governor::new(), world.now(), 0);
+        for second in 1..=150 {
+            drive(&mut world, &mut governor, began.after(Span::from_secs(second)), |_, _| {});
+            held += u32::from(second > 50 && world.cache(0).expect("a server").pages().1 > 2);
+        }
+        let cache = world.cache(0).expect("a server");
+        (held, cache.misses + cache.flash_reads / 10)
+    };
+    let ((held, cost), (never, dear)) = (run(10), run(0));
+    println!("held {held} and {never} s of 100, {cost} and {dear} misses");
+    assert!(held > 50 && never == 0, "{held} and {never} seconds of 100");
+    assert!(cost * 10 < dear * 9, "{cost} misses, {dear} while all classes keep pages free");
 }
 
 #[test]
@@ -289,7 +311,9 @@ fn scripts_decide_in_the_pipeline() {
         let cost = |misses: u64, reads: u64| misses * 10 + reads;
         let costs = [cost(cache.misses, cache.flash_reads), cost(alone.misses.iter().sum(), alone.reads.iter().sum())];
         println!("{policy}: {costs:?}, moved {} {}", cache.moved, alone.moved);
-        assert!(cache.moved > 0 && costs[0].abs_diff(costs[1]) * 20 <= costs[1], "{policy}: {costs:?}");
+        // When the pool is low, all classes write to flash: there a look a moment later comes to another end.
+        let near = if policy == PolicyId::SlabExtstore { 2 } else { 20 };
+        assert!(cache.moved > 0 && costs[0].abs_diff(costs[1]) * near <= costs[1], "{policy}: {costs:?}");
     }
 }
 

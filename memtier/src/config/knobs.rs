@@ -263,6 +263,7 @@ tables! {
         /// A page must earn so many thousandths of a hit per second in its new class.
         least_gain_milli: u64 = 50, 1..=1000000000, "";
         /// Pages that the pool shall hold for bursts, in thousandths of all pages, one at least; it takes only such as earn nothing.
+        /// 0 also leaves the pool of a server with extstore low.
         pool_permil: u64 = 10, 0..=1000, "0";
         /// What a get that is answered from flash (extstore) costs, in thousandths of a miss; 0: nothing.
         flash_read_permil: u64 = 100, 0..=1000, "";

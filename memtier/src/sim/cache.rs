@@ -5,13 +5,19 @@
 
 use super::rng::{Purpose, Rng};
 use crate::vocab::{
-    CacheEvictions, CacheLook, CacheServer, ClassEvictions, ClassId, ClassLook, EvictedKey, Place, ServerLife, Span, Time,
+    CacheEvictions, CacheLook, CacheServer, ClassEvictions, ClassId, ClassLook, EvictedKey, Permil, Place, ServerLife, Span, Time,
 };
 use std::collections::{BTreeMap, VecDeque};
 
 /// Parts of a list, in percent of its items: what is new, and what was asked for again. The rest is cold, and goes.
 const HOT: usize = 20;
 const WARM: usize = 40;
+
+/// While the pool has no more than this part of all pages, two at least, classes write to flash that have fewer than so many pages free
+/// (memcached 1.6.18, storage.c), here as fast as they must. What they are told to keep free they do not heed.
+const EARLY: Permil = Permil(10);
+const EARLY_LEAST: u64 = 2;
+const EARLY_PAGES: usize = 3;
 
 /// Who is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +87,6 @@ struct SimClass {
     cold: BTreeMap<u64, u64>,
     look: ClassLook,
     batch: Counted,
-    /// It writes to flash while it has fewer chunks free.
-    kept_free: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,6 +155,7 @@ impl CacheSim {
             segmented: true,
             extstore: self.spec.headers.is_some(),
             flash_from: self.spec.headers.map_or(0, |class| self.classes[usize::from(class.0) - 1].look.chunk_size + 1),
+            early: self.spec.headers.map(|_| EARLY),
         }
     }
 
@@ -178,6 +183,11 @@ impl CacheSim {
                 self.request(now, load.class, key, expires);
             }
         }
+        for at in 0..self.classes.len() {
+            if let Some(headers) = self.headers_of(at) {
+                self.write_early(now, at, headers);
+            }
+        }
     }
 
     fn request(&mut self, now: Time, class: ClassId, key: u64, expires: Time) {
@@ -203,6 +213,13 @@ impl CacheSim {
         (at > headers).then_some(headers)
     }
 
+    fn write_early(&mut self, now: Time, at: usize, headers: usize) {
+        let (pool, few) = ((self.spec.pages * EARLY.0 / 1000).max(EARLY_LEAST), self.classes[at].chunks as usize * EARLY_PAGES);
+        while self.unused <= pool && self.classes[at].free.len() < few && !self.classes[at].items.is_empty() {
+            self.write_out(now, at, headers);
+        }
+    }
+
     /// The item that is next to go leaves a header.
     fn write_out(&mut self, now: Time, at: usize, headers: usize) {
         let Some((key, item)) = self.classes[at].next_to_go() else { return };
@@ -210,12 +227,6 @@ impl CacheSim {
             self.store(now, headers, header(at, key), item.expires);
         } else {
             self.classes[at].look.reclaimed += 1;
-        }
-    }
-
-    pub fn keep_free(&mut self, class: ClassId, chunks: u64) {
-        if let Some(class) = usize::from(class.0).checked_sub(1).and_then(|at| self.classes.get_mut(at)) {
-            class.kept_free = chunks as usize;
         }
     }
 
@@ -230,12 +241,7 @@ impl CacheSim {
         }
         if let Some(headers) = self.headers_of(at) {
             self.classes[headers].remove(header(at, key));
-            while self.unused == 0
-                && self.classes[at].free.len() <= self.classes[at].kept_free
-                && !self.classes[at].items.is_empty()
-            {
-                self.write_out(now, at, headers);
-            }
+            self.write_early(now, at, headers);
         }
         let class = &mut self.classes[at];
         class.look.sets += 1;
@@ -349,6 +355,7 @@ impl SimClass {
         let part = item.part;
         (item.active, item.fetched, item.used) = (item.fetched, true, now);
         self.look.hits += 1;
+        self.look.warm_hits += u64::from(part == Part::Warm);
         if part == Part::Cold {
             self.look.cold_hits += 1;
             if self.items[&key].active {
@@ -440,6 +447,7 @@ impl SimClass {
             free: self.free.len() as u64,
             items: self.items.len() as u64,
             cold: self.cold.len() as u64,
+            warm: self.warm.len() as u64,
             age: now.since(tail).as_secs(),
             ..self.look
         }

@@ -123,10 +123,8 @@ impl World {
                 cache.watched = *on;
                 Ok(())
             }
-            Action::SetFree { chunks, .. } => {
-                chunks.iter().for_each(|(class, chunks)| cache.keep_free(*class, *chunks));
-                Ok(())
-            }
+            // It takes the order and does not heed it.
+            Action::SetFree { .. } => Ok(()),
             Action::Scan { .. }
             | Action::Arm { .. }
             | Action::PageOut { .. }

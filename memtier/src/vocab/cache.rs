@@ -1,6 +1,6 @@
 //! What memcached servers tell: counters of a look, and what their event streams said meanwhile, counted.
 
-use super::{ClassId, ProcKey, ServerLife};
+use super::{ClassId, Permil, ProcKey, ServerLife};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -88,6 +88,10 @@ pub struct CacheServer {
     pub extstore: bool,
     #[serde(default)]
     pub flash_from: u64,
+    /// While its pool has no more than this part of its pages, two at least, all classes that write to flash do so early. None: they do
+    /// not go by the pool.
+    #[serde(default)]
+    pub early: Option<Permil>,
 }
 
 /// Counters of one look; totals since the server began, but for what is there now.
@@ -120,12 +124,17 @@ pub struct ClassLook {
     pub items: u64,
     /// Items in the part of the list from which they go.
     pub cold: u64,
+    /// Items in the part where those are that were asked for again.
+    #[serde(default)]
+    pub warm: u64,
     /// Seconds since the item that is next to go was used.
     pub age: u64,
     /// Totals.
     pub hits: u64,
     /// Hits of items that were cold.
     pub cold_hits: u64,
+    #[serde(default)]
+    pub warm_hits: u64,
     pub sets: u64,
     pub evicted: u64,
     /// Items that had expired when they were next to go, and whose chunks were had again.

@@ -41,6 +41,8 @@ pub enum Rule {
     SlabWake,
     /// Classes of a server that write to flash are told how much to keep free.
     SlabFlash,
+    /// The pool of a server with flash is low, so that all its classes write early.
+    SlabPool,
     /// By one of memcached's scripts: items of a class go too young, or the pool is low or high.
     SlabAge,
     /// Not selected by any target rule.
@@ -122,7 +124,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 56] = [
         Self::ScanDue,
         Self::ScanAsked,
         Self::ArmYoung,
@@ -139,6 +141,7 @@ impl Rule {
         Self::SlabRest,
         Self::SlabWake,
         Self::SlabFlash,
+        Self::SlabPool,
         Self::SlabAge,
         Self::NotSelected,
         Self::Excluded,
@@ -200,6 +203,7 @@ impl Rule {
             Self::SlabRest => "slab-rest",
             Self::SlabWake => "slab-wake",
             Self::SlabFlash => "slab-flash",
+            Self::SlabPool => "slab-pool",
             Self::SlabAge => "slab-age",
             Self::NotSelected => "not-selected",
             Self::Excluded => "excluded",

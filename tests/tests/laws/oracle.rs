@@ -338,6 +338,7 @@ impl Oracle {
             | Rule::SlabRest
             | Rule::SlabWake
             | Rule::SlabFlash
+            | Rule::SlabPool
             | Rule::SlabAge
             | Rule::ServerRefuses
             | Rule::HasFree

@@ -62,6 +62,8 @@ pub struct Class {
     looked: Time,
     hits: Series,
     cold_hits: Series,
+    #[serde(default)]
+    warm_hits: Series,
     sets: Series,
     evicted: Series,
     reclaimed: Series,
@@ -98,6 +100,7 @@ impl Class {
         }
         self.hits.set(at, now.hits);
         self.cold_hits.set(at, now.cold_hits);
+        self.warm_hits.set(at, now.warm_hits);
         self.sets.set(at, now.sets);
         self.evicted.set(at, now.evicted);
         self.reclaimed.set(at, now.reclaimed);
@@ -149,7 +152,8 @@ impl Class {
     }
 
     /// Hits, sets and evictions in that time.
-    pub(super) fn counts(&self, now: Time, window: Span) -> (u64, u64, u64) {
+    #[must_use]
+    pub fn counts(&self, now: Time, window: Span) -> (u64, u64, u64) {
         let from = Time(now.0.saturating_sub(window.0));
         (self.hits.since(from), self.sets.since(from), self.evicted.since(from))
     }
@@ -251,11 +255,14 @@ impl Class {
         if spare >= page {
             return Loss { milli: 0, once: 0, free: true };
         }
-        // Items that are asked for meanwhile, each missed once: cold ones seldom. The rates of the others are taken to be spread as
-        // wide as the mean (exponentially), so that of n items m requests ask for nm / (n + m).
-        let (hits, cold_hits) = (self.rate(&self.hits, now, window), self.rate(&self.cold_hits, now, window));
-        let (cold, cold_hits) = if part.segmented { (self.now.cold.min(self.now.items), cold_hits.min(hits)) } else { (0, 0) };
-        let parts = [(cold, cold_hits), (self.now.items - cold, hits - cold_hits)];
+        // Items that are asked for meanwhile, each missed once: cold ones seldom. The rates of those in one part of the list are taken to
+        // be spread as wide as their mean (exponentially), so that of n items m requests ask for nm / (n + m).
+        let rate = |series: &[&Series]| self.rate(series, now, window);
+        let (cold, warm) = if part.segmented { (self.now.cold, self.now.warm) } else { (0, 0) };
+        let cold = cold.min(self.now.items);
+        let warm = warm.min(self.now.items - cold);
+        let hot_hits = if part.segmented { rate(&[&self.hits, &self.cold_hits, &self.warm_hits]) } else { rate(&[&self.hits]) };
+        let parts = [(cold, rate(&[&self.cold_hits])), (warm, rate(&[&self.warm_hits])), (self.now.items - cold - warm, hot_hits)];
         let asked = parts.map(|(items, hits)| {
             let requests = wide(hits, payback.as_millis()) / 1_000_000;
             wide(items, requests) / items.saturating_add(requests).max(1)
@@ -268,13 +275,14 @@ impl Class {
     fn tail(&self, now: Time, window: Span, Part { segmented, near }: Part) -> u64 {
         let page = self.now.chunks_per_page.max(1);
         // Once what is asked for again leaves the cold part, hits there are hits near the end.
-        let average = if segmented && self.now.cold >= page / 2 {
-            wide(self.rate(&self.cold_hits, now, window), page) / self.now.cold
+        let average = if segmented && self.now.cold >= (page / 2).max(1) {
+            wide(self.rate(&[&self.cold_hits], now, window), page) / self.now.cold
         } else {
-            self.rate(&self.hits, now, window) / self.now.pages.max(1)
+            self.rate(&[&self.hits], now, window) / self.now.pages.max(1)
         };
         // Hits that half of the class would have had, too, are no work of the other half.
-        let far = near.map(|near| wide(self.rate(&self.hits, now, window), 1000 - near.0.min(1000)) / 500 / self.now.pages.max(1));
+        let far =
+            near.map(|near| wide(self.rate(&[&self.hits], now, window), 1000 - near.0.min(1000)) / 500 / self.now.pages.max(1));
         let average = far.map_or(average, |far| average.min(far));
         let short = Time(now.0.saturating_sub(self.short(now, window).0));
         let (evicted, reclaimed) = (self.evicted.since(short), self.reclaimed.since(short));
@@ -294,12 +302,16 @@ impl Class {
         average.min((edge / 100 * OVER_THE_EDGE).max(average / TAIL_PART))
     }
 
-    /// Thousandths per second, at most: of late, or a part of what it was for long.
-    fn rate(&self, series: &Series, now: Time, window: Span) -> u64 {
+    /// Thousandths per second, at most: of late, or a part of what it was for long. Of the first series without the others.
+    fn rate(&self, series: &[&Series], now: Time, window: Span) -> u64 {
+        let of = |count: &dyn Fn(&Series) -> u64| {
+            let mut counts = series.iter().map(|series| count(series));
+            counts.next().map_or(0, |first| counts.fold(first, u64::saturating_sub))
+        };
         let short = self.short(now, window);
-        let count = series.since(Time(now.0.saturating_sub(short.0)));
+        let count = of(&|series| series.since(Time(now.0.saturating_sub(short.0))));
         let lately = per_second(count.saturating_add(count.isqrt() + 1), short);
-        lately.max(milli(series, now, Span(window.0 * 2)) / LONG_MEMORY)
+        lately.max(of(&|series| milli(series, now, Span(window.0 * 2))) / LONG_MEMORY)
     }
 
     /// How much evictions have told of what it would earn: all, in the end.

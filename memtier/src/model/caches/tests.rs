@@ -151,6 +151,26 @@ fn hits_are_set_against_the_pages_that_have_them() {
     assert!(told.loss().milli < 100, "{:?}", told.loss());
 }
 
+/// The class has turned to twenty new items; the eighty others lie on the page that goes as well.
+#[test]
+fn each_part_of_a_list_is_asked_for_by_its_own_hits() {
+    let mut told = Told::new(ClassLook { cold: 50, warm: 30, ..full(10) });
+    for _ in 0..100 {
+        told.now += 200;
+        told.look.hits += 100;
+        told.look();
+    }
+    let hot = told.loss().once;
+    for _ in 0..100 {
+        told.now += 200;
+        told.look.hits += 100;
+        told.look.warm_hits += 60;
+        told.look();
+    }
+    // That no hit was seen may be chance: of the eighty, some are reckoned with.
+    assert_eq!((hot, told.loss().once), (3, 5));
+}
+
 #[test]
 fn what_has_expired_or_is_free_costs_nothing() {
     let mut told = Told::new(full(10));

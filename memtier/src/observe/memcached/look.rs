@@ -4,7 +4,7 @@ use super::wire::Stats;
 use crate::compat::slab::Sample;
 use crate::sys::clock::boottime;
 use crate::sys::files::{Root, start_ticks};
-use crate::vocab::{CacheLook, CacheServer, ClassId, ClassLook, ProcKey, Span};
+use crate::vocab::{CacheLook, CacheServer, ClassId, ClassLook, Permil, ProcKey, Span};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -36,7 +36,17 @@ pub fn server(address: &Address, general: &Stats, settings: &Stats) -> CacheServ
         segmented: on("lru_segmented"),
         extstore: general.iter().any(|(name, _)| name.starts_with("extstore_")),
         flash_from: number(settings, "ext_item_size"),
+        early: early(general.get("version"), settings.get("slab_automove_freeratio")),
     }
+}
+
+/// What its own mover wants in the pool; from memcached 1.6.17 on those go by it who write to flash (storage.c, `storage_write_thread`).
+/// If it never ran, and a smaller pool would do, nobody tells.
+fn early(version: Option<&str>, ratio: Option<&str>) -> Option<Permil> {
+    let mut parts = version?.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = [(); 3].map(|()| parts.next().unwrap_or(0));
+    let ratio: f64 = ratio?.parse().ok()?;
+    (version >= [1, 6, 17]).then_some(Permil((ratio.clamp(0.0, 1.0) * 1000.0) as u64))
 }
 
 /// `slab_automove` of `stats settings`; none where the server has no mover.
@@ -86,9 +96,11 @@ fn set(class: &mut ClassLook, name: &str, value: u64) {
         "free_chunks" => class.free = now,
         "number" => class.items = now,
         "number_cold" => class.cold = now,
+        "number_warm" => class.warm = now,
         "age" => class.age = now,
         "get_hits" => class.hits = ever,
         "hits_to_cold" => class.cold_hits = ever,
+        "hits_to_warm" => class.warm_hits = ever,
         "cmd_set" => class.sets = ever,
         "evicted" => class.evicted = ever,
         "reclaimed" => class.reclaimed = ever,
@@ -114,4 +126,39 @@ fn process(pid: u64, uptime: u64) -> Option<ProcKey> {
     let age = Span::from_millis(age.saturating_sub(start) * 10);
     let told = Span::from_secs(uptime);
     (age.0.abs_diff(told.0) <= SAME_AGE.0).then_some(ProcKey { pid, start })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_go_by_the_pool_from_1_6_17_on() {
+        let cases = [
+            (Some("1.6.18"), Some("0.010"), Some(10)),
+            (Some("1.6.17"), Some("0.25"), Some(250)),
+            (Some("1.10.0"), Some("7"), Some(1000)),
+            (Some("1.6.16"), Some("0.010"), None),
+            (Some("1.6"), Some("0.010"), None),
+            (Some("unknown"), Some("0.010"), None),
+            (Some("1.6.18"), Some("much"), None),
+            (Some("1.6.18"), None, None),
+            (None, Some("0.010"), None),
+        ];
+        for (version, ratio, expect) in cases {
+            assert_eq!(early(version, ratio).map(|permil| permil.0), expect, "{version:?} {ratio:?}");
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_list_are_told_apart() {
+        let mut class = ClassLook::default();
+        for (name, value) in
+            [("number", 9), ("number_cold", 5), ("number_warm", 3), ("get_hits", 70), ("hits_to_cold", 4), ("hits_to_warm", 6)]
+        {
+            set(&mut class, name, value);
+        }
+        assert_eq!((class.items, class.cold, class.warm), (9, 5, 3));
+        assert_eq!((class.hits, class.cold_hits, class.warm_hits), (70, 4, 6));
+    }
 }

@@ -1,11 +1,11 @@
 //! What flash behind a server (extstore) changes. Items of large classes that are next to go are written there and leave a header in
 //! a small class: what would be a miss is a read of flash. A header that goes takes its item with it.
 
-use super::{Knobs, window};
+use super::{AHEAD, Giver, KEPT, Knobs, Page, window};
 use crate::model::Cache;
 use crate::model::caches::{Class, Gain, Loss};
 use crate::plan::Served;
-use crate::vocab::{ClassId, Measure, Quantity, Reason, Rule, Span, Time};
+use crate::vocab::{ClassId, Measure, Place, Quantity, Reason, Rule, Span, Time};
 
 /// Free pages of a class that writes to flash, in tenths, at least: the room for items of a page that goes.
 const KEPT_TENTHS: u64 = 15;
@@ -13,6 +13,8 @@ const KEPT_TENTHS: u64 = 15;
 const CHECK: Span = Span::from_secs(60);
 /// Later servers do not heed that, and keep up to so many pages free of a class while the pool is low.
 const FREE_MOST: u64 = 3;
+/// ... which is as long as this holds no more pages than so many, or a part of all.
+const EARLY_LEAST: u64 = 2;
 /// A class with fewer pages than this beyond what it keeps free has too few items to show what a page earns. Each of its items is
 /// then taken to be asked for once in so many times the age of its oldest.
 const FEW: u64 = 4;
@@ -30,9 +32,9 @@ pub(super) fn kept_free(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
 
 /// What a page less costs; where it is on flash then, a hit less is a read more.
 pub fn loss(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Loss {
-    // What it has free is written free again as soon as it is taken.
-    let writes = cache.writes_to_flash(class) && class.rates(now, window(knobs)).sets > 0;
-    let kept = if writes { u64::MAX } else { kept_free(cache, class, knobs) };
+    // What it has free is written free again as soon as it is taken, be it by those who take a page.
+    let takes = cache.writes_to_flash(class) && class.rates(now, window(knobs)).sets > 0;
+    let kept = if takes { u64::MAX } else { enough(cache, class, knobs) };
     let loss = cache.loss(class, now, window(knobs), Span::from_secs(knobs.payback_s), kept);
     Loss { milli: priced(cache, class, knobs, loss.milli), ..loss }
 }
@@ -61,6 +63,59 @@ pub(super) fn gain(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> Op
     let by_age = if few { page * 1000 / (class.now.age.max(1) * AGES) } else { 0 };
     let milli = (last.milli / 100 * NEXT).max(priced(cache, class, knobs, by_age));
     (!last.free).then_some(Gain { pages: 1, milli, samples: 0, inferred: true })
+}
+
+/// Pages that each class in use is left that writes to flash. It loses its hottest items too when all that it has is written free, and
+/// what is on flash is read from there ever after (of `ext_recache_rate` reads one brings its item back); so it keeps two beyond what
+/// may be free. All such classes together are left half of the server's pages, but two each in any case.
+pub(super) fn left(cache: &Cache, knobs: &Knobs, now: Time) -> u64 {
+    let writing = cache.classes().filter(|(_, class)| in_use(cache, class, knobs, now)).count() as u64;
+    (FREE_MOST + KEPT).min(cache.pages() / 2 / writing.max(1)).max(KEPT)
+}
+
+/// A class that writes to flash, and that somebody asks.
+pub(super) fn in_use(cache: &Cache, class: &Class, knobs: &Knobs, now: Time) -> bool {
+    let (hits, sets, _) = class.counts(now, window(knobs));
+    cache.writes_to_flash(class) && hits + sets > 0
+}
+
+/// Pages in the pool with which all classes that write to flash do so early; none where they do not go by the pool.
+pub(super) fn early(cache: &Cache) -> Option<u64> {
+    let part = cache.server.early.filter(|_| cache.server.extstore)?;
+    Some(((cache.pages() + cache.look.pool) * part.0 / 1000).max(EARLY_LEAST))
+}
+
+/// A page for a pool that is so low. Who takes in most, in pages, takes it next. Until then classes use what they keep free (`FREE_MOST`):
+/// the fastest of those that write all of it, half of it on the average, the others as much less as they take in less. What goes with
+/// the page is set against the time since the last one.
+pub(super) fn refill(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time, sources: &[Giver]) -> Option<Page> {
+    let (pool, early) = (cache.look.pool, early(cache)?);
+    if knobs.pool_permil == 0 || pool > early {
+        return None;
+    }
+    let taken = |class: &Class| class.appetite(now, window(knobs), CHECK) * 1000 / class.now.chunks_per_page.max(1);
+    let lasting = |class| loss(cache, class, knobs, now).milli;
+    let (next, taker) = cache.classes().max_by_key(|(_, class)| taken(class))?;
+    let writing = || cache.classes().map(|(_, class)| class).filter(|class| in_use(cache, class, knobs, now));
+    let fastest = writing().map(taken).max()?.max(1);
+    let used: u64 = writing().map(|class| lasting(class).saturating_mul(FREE_MOST * taken(class)) / fastest / 2).sum();
+    let earns = used.saturating_add(lasting(taker) / 100 * NEXT);
+    // Who takes in items would have back what it has free, and the next one what it gives.
+    let takes = |id| cache.class(id).is_some_and(|class| class.appetite(now, window(knobs), AHEAD) > 0);
+    let givers = sources.iter().filter(|source| source.id != next && !(source.loss.free && takes(source.id)));
+    let last = served.and_then(|served| served.got_at(Place::Pool)).map_or(Span(u64::MAX), |at| now.since(at));
+    let cycle = last.as_millis().clamp(1, knobs.payback_s * 1000);
+    let price = |source: &Giver| source.lasting.saturating_add(source.loss.once.saturating_mul(1_000_000) / cycle);
+    let (price, source) = givers.map(|source| (price(source), source)).min_by_key(|(price, source)| (*price, source.id))?;
+    let worth = earns.checked_sub(price).filter(|worth| *worth >= knobs.least_gain_milli)?;
+    let reason = Reason::new(Rule::SlabPool)
+        .saw(Measure::SlabPages, Quantity::count(pool), Quantity::count(early), "caches.pool_permil")
+        .saw(Measure::PageGain, Quantity::milli_hits(earns), Quantity::milli_hits(price), "caches.least_gain_milli")
+        .note(format!(
+            "a page of class {} to the pool at {}, where class {} takes it next",
+            source.id.0, cache.server.address, next.0
+        ));
+    Some(Page { from: Place::Class(source.id), to: Place::Pool, worth, together: worth, reason })
 }
 
 /// What classes must be told to keep free: all once, and each minute those for which it changed.

@@ -15,7 +15,7 @@ use crate::vocab::{
     Span, Subject, Time,
 };
 pub use flash::loss;
-use flash::{enough, free_chunks, is_short};
+use flash::{enough, free_chunks, is_short, refill};
 use rest::{rests, trifle, wakes};
 
 /// A server keeps the last two pages of a class.
@@ -196,7 +196,11 @@ struct Page {
 struct Giver {
     id: ClassId,
     pages: u64,
+    /// Of these, what it may give.
+    spare: u64,
     loss: Loss,
+    /// From then on, with the hysteresis.
+    lasting: u64,
     /// What a page must earn elsewhere, with all that it costs.
     price: u64,
 }
@@ -206,8 +210,9 @@ fn choose(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> R
     let sources = sources(cache, served, knobs, now);
     let evicts = |class: &Class| class.evicts(now, Span(window(knobs).0 * EVICTED));
     let gaining = cache.classes().filter(|(_, class)| evicts(class) || is_short(cache, class, knobs, now));
-    let (mut best, mut refusal): (Option<Page>, Option<(u64, Reason)>) = (None, None);
-    let mut together = 0u64;
+    let mut best = refill(cache, served, knobs, now, &sources);
+    let mut refusal: Option<(u64, Reason)> = None;
+    let mut together = best.as_ref().map_or(0, |page| page.together);
     for (id, class) in gaining {
         match page_for(cache, served, knobs, now, (id, class), &sources) {
             Ok(page) => {
@@ -232,15 +237,16 @@ const fn window(knobs: &Knobs) -> Span {
 
 /// Cheapest first.
 fn sources(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> Vec<Giver> {
-    let window = window(knobs);
+    let (window, left) = (window(knobs), flash::left(cache, knobs, now));
     let source = |(id, class): (ClassId, &Class)| {
         let pages = class.now.pages;
+        let spare = pages.saturating_sub(if flash::in_use(cache, class, knobs, now) { left } else { KEPT });
         let loss = loss(cache, class, knobs, now);
         // Who was given a page keeps it, but for what it did not come to use.
         let got = served.and_then(|served| served.got_at(Place::Class(id))).is_some_and(|at| now.since(at) < window);
         let lasting = loss.milli.saturating_mul(1000 + knobs.hysteresis_permil) / 1000;
         let price = lasting.saturating_add(loss.once.saturating_mul(1000) / knobs.payback_s.max(1));
-        (pages > KEPT && (loss.free || !got)).then_some(Giver { id, pages, loss, price })
+        (spare > 0 && (loss.free || !got)).then_some(Giver { id, pages, spare, loss, lasting, price })
     };
     let mut sources: Vec<Giver> = cache.classes().filter_map(source).collect();
     sources.sort_by_key(|source| (source.price, std::cmp::Reverse(source.pages), source.id));
@@ -257,12 +263,11 @@ fn page_for(
     sources: &[Giver],
 ) -> Result<Page, (u64, Reason)> {
     let others = move || sources.iter().filter(move |source| source.id != id);
-    let most: u64 = others().map(|source| source.pages - KEPT).sum();
+    let most: u64 = others().map(|source| source.spare).sum();
     let known = gains(cache, class, knobs, now, most);
     // As many pages as there are that cost less than they earn there.
-    let affordable = |gain: &Gain| {
-        others().filter(|source| source.price < gain.milli).map(|source| source.pages - KEPT).sum::<u64>() >= gain.pages
-    };
+    let affordable =
+        |gain: &Gain| others().filter(|source| source.price < gain.milli).map(|source| source.spare).sum::<u64>() >= gain.pages;
     let best = known.iter().filter(|gain| affordable(gain)).max_by_key(|gain| gain.milli);
     let Some(gain) = best.or_else(|| known.iter().max_by_key(|gain| gain.milli)).copied() else {
         return Err((
@@ -276,9 +281,11 @@ fn page_for(
         let reason = Reason::new(Rule::NotWorth).saw(Measure::PageGain, earns, least, "caches.least_gain_milli");
         return refuse(reason.flips_at(gain.milli).note(format!("for class {}", id.0)));
     }
-    if cache.look.pool > 0 {
-        let pool = Quantity::count(cache.look.pool);
-        let reason = Reason::new(Rule::HasFree).saw(Measure::SlabPages, pool, Quantity::count(0), "");
+    // Of a pool that is low nobody is told to take.
+    let low = flash::early(cache).unwrap_or(0);
+    if cache.look.pool > low {
+        let (pool, low) = (Quantity::count(cache.look.pool), Quantity::count(low));
+        let reason = Reason::new(Rule::HasFree).saw(Measure::SlabPages, pool, low, "");
         return refuse(reason.note(format!("class {} takes of the pool", id.0)));
     }
     let needs = class.appetite(now, window(knobs), AHEAD).saturating_add(enough(cache, class, knobs));
