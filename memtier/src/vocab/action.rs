@@ -36,7 +36,8 @@ pub enum Action {
     SetMover { server: ServerId, proc: ProcKey, mode: u8 },
     /// The streams of a server's records are read, or left closed. It is looked at all the same.
     SetWatch { server: ServerId, proc: ProcKey, on: bool },
-    /// With extstore: each of these classes writes items to flash while it has fewer free chunks than this (`free_memchunks`).
+    /// With extstore: each of these classes writes items to flash while it has fewer free chunks than this (`free_memchunks`; from memcached
+    /// 1.6.17 on nobody heeds it).
     SetFree { server: ServerId, proc: ProcKey, chunks: Vec<(ClassId, u64)> },
 }
 

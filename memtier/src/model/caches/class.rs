@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 const MAX_RETURNS: usize = 2048;
 /// A rate is over this much time at least.
 const LEAST: Span = Span::from_millis(500);
+/// ... and one that shows which part of a list is asked for, over this much.
+const BRIEF: Span = Span::from_secs(2);
 /// Pages of items that left last count as evidence, however long ago that was.
 const LEAST_PAGES: u64 = 2;
 /// Samples that make half a certainty.
@@ -257,7 +259,10 @@ impl Class {
         }
         // Items that are asked for meanwhile, each missed once: cold ones seldom. The rates of those in one part of the list are taken to
         // be spread as wide as their mean (exponentially), so that of n items m requests ask for nm / (n + m).
-        let rate = |series: &[&Series]| self.rate(series, now, window);
+        // A class that has turned to other items shows it soon, by hits in another part.
+        let short = self.short(now, window);
+        let of = |series: &[&Series], time| Self::rate_of(series, now, window, time);
+        let rate = |series: &[&Series]| of(series, short).min(of(series, Span(short.0 / 4).max(BRIEF)));
         let (cold, warm) = if part.segmented { (self.now.cold, self.now.warm) } else { (0, 0) };
         let cold = cold.min(self.now.items);
         let warm = warm.min(self.now.items - cold);
@@ -276,13 +281,12 @@ impl Class {
         let page = self.now.chunks_per_page.max(1);
         // Once what is asked for again leaves the cold part, hits there are hits near the end.
         let average = if segmented && self.now.cold >= (page / 2).max(1) {
-            wide(self.rate(&[&self.cold_hits], now, window), page) / self.now.cold
+            wide(self.rate(&self.cold_hits, now, window), page) / self.now.cold
         } else {
-            self.rate(&[&self.hits], now, window) / self.now.pages.max(1)
+            self.rate(&self.hits, now, window) / self.now.pages.max(1)
         };
         // Hits that half of the class would have had, too, are no work of the other half.
-        let far =
-            near.map(|near| wide(self.rate(&[&self.hits], now, window), 1000 - near.0.min(1000)) / 500 / self.now.pages.max(1));
+        let far = near.map(|near| wide(self.rate(&self.hits, now, window), 1000 - near.0.min(1000)) / 500 / self.now.pages.max(1));
         let average = far.map_or(average, |far| average.min(far));
         let short = Time(now.0.saturating_sub(self.short(now, window).0));
         let (evicted, reclaimed) = (self.evicted.since(short), self.reclaimed.since(short));
@@ -302,13 +306,17 @@ impl Class {
         average.min((edge / 100 * OVER_THE_EDGE).max(average / TAIL_PART))
     }
 
-    /// Thousandths per second, at most: of late, or a part of what it was for long. Of the first series without the others.
-    fn rate(&self, series: &[&Series], now: Time, window: Span) -> u64 {
+    /// Thousandths per second, at most, over a quarter of the window.
+    fn rate(&self, series: &Series, now: Time, window: Span) -> u64 {
+        Self::rate_of(&[series], now, window, self.short(now, window))
+    }
+
+    /// Thousandths per second, at most: over `short`, or a part of what it was for long. Of the first series without the others.
+    fn rate_of(series: &[&Series], now: Time, window: Span, short: Span) -> u64 {
         let of = |count: &dyn Fn(&Series) -> u64| {
             let mut counts = series.iter().map(|series| count(series));
             counts.next().map_or(0, |first| counts.fold(first, u64::saturating_sub))
         };
-        let short = self.short(now, window);
         let count = of(&|series| series.since(Time(now.0.saturating_sub(short.0))));
         let lately = per_second(count.saturating_add(count.isqrt() + 1), short);
         lately.max(of(&|series| milli(series, now, Span(window.0 * 2))) / LONG_MEMORY)

@@ -169,6 +169,16 @@ fn each_part_of_a_list_is_asked_for_by_its_own_hits() {
     }
     // That no hit was seen may be chance: of the eighty, some are reckoned with.
     assert_eq!((hot, told.loss().once), (3, 5));
+    // It shows before a quarter of a window is over.
+    let window = Span::from_secs(60);
+    let once = |told: &Told| told.cache().loss(told.class(), at(told.now), window, Span::from_secs(120), 0).once;
+    let before = once(&told);
+    for _ in 0..25 {
+        told.now += 200;
+        told.look.hits += 100;
+        told.look();
+    }
+    assert_eq!((before, once(&told)), (5, 4));
 }
 
 #[test]

@@ -43,10 +43,11 @@ pub fn server(address: &Address, general: &Stats, settings: &Stats) -> CacheServ
 /// What its own mover wants in the pool; from memcached 1.6.17 on those go by it who write to flash (storage.c, `storage_write_thread`).
 /// If it never ran, and a smaller pool would do, nobody tells.
 fn early(version: Option<&str>, ratio: Option<&str>) -> Option<Permil> {
-    let mut parts = version?.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let leading = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse::<u32>().ok());
+    let mut parts = version?.split('.').map(|part| leading(part).unwrap_or(0));
     let version = [(); 3].map(|()| parts.next().unwrap_or(0));
     let ratio: f64 = ratio?.parse().ok()?;
-    (version >= [1, 6, 17]).then_some(Permil((ratio.clamp(0.0, 1.0) * 1000.0) as u64))
+    (version >= [1, 6, 17]).then_some(Permil((ratio.clamp(0.0, 1.0) * 1000.0).round() as u64))
 }
 
 /// `slab_automove` of `stats settings`; none where the server has no mover.
@@ -138,6 +139,7 @@ mod tests {
             (Some("1.6.18"), Some("0.010"), Some(10)),
             (Some("1.6.17"), Some("0.25"), Some(250)),
             (Some("1.10.0"), Some("7"), Some(1000)),
+            (Some("1.6.18-5-gabc"), Some("0.017"), Some(17)),
             (Some("1.6.16"), Some("0.010"), None),
             (Some("1.6"), Some("0.010"), None),
             (Some("unknown"), Some("0.010"), None),

@@ -46,7 +46,8 @@ fn priced(cache: &Cache, class: &Class, knobs: &Knobs, milli: u64) -> u64 {
 /// More than this is room for what comes.
 pub(super) fn enough(cache: &Cache, class: &Class, knobs: &Knobs) -> u64 {
     let kept = kept_free(cache, class, knobs);
-    if kept == 0 { 0 } else { kept.max(class.now.chunks_per_page * FREE_MOST) }
+    let most = if cache.server.early.is_some() { class.now.chunks_per_page * FREE_MOST } else { 0 };
+    if kept == 0 { 0 } else { kept.max(most) }
 }
 
 /// Whether it would put a page to use: it writes to flash because it has no more free than it shall.
@@ -85,46 +86,69 @@ pub(super) fn early(cache: &Cache) -> Option<u64> {
     Some(((cache.pages() + cache.look.pool) * part.0 / 1000).max(EARLY_LEAST))
 }
 
-/// A page for a pool that is so low. Who takes in most, in pages, takes it next. Until then classes use what they keep free (`FREE_MOST`):
-/// the fastest of those that write all of it, half of it on the average, the others as much less as they take in less. What goes with
-/// the page is set against the time since the last one.
-pub(super) fn refill(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time, sources: &[Giver]) -> Option<Page> {
+/// A page for a pool that is so low; `Err`: what it would earn, and why none goes. Who takes in most, in pages, takes it next. Once no
+/// class writes early, each uses what it keeps free (`FREE_MOST`): the one in which most is stored half of that, on the average, the
+/// others as much less as is stored there. Of a pool that lacks many pages three at a time earn that, together. What goes with a page is
+/// set against the time since the last one.
+pub(super) fn refill(
+    cache: &Cache,
+    served: Option<&Served>,
+    knobs: &Knobs,
+    now: Time,
+    sources: &[Giver],
+) -> Option<Result<Page, (u64, Reason)>> {
     let (pool, early) = (cache.look.pool, early(cache)?);
     if knobs.pool_permil == 0 || pool > early {
         return None;
     }
-    let taken = |class: &Class| class.appetite(now, window(knobs), CHECK) * 1000 / class.now.chunks_per_page.max(1);
-    let lasting = |class| loss(cache, class, knobs, now).milli;
-    let (next, taker) = cache.classes().max_by_key(|(_, class)| taken(class))?;
+    let pages = |class: &Class, chunks: u64| chunks.saturating_mul(1000) / class.now.chunks_per_page.max(1);
+    let taken = |class: &Class| pages(class, class.appetite(now, window(knobs), window(knobs)));
+    let costs = |class| loss(cache, class, knobs, now).milli;
+    let (next, taker) = cache.classes().max_by_key(|(_, class)| taken(class)).filter(|(_, class)| taken(class) > 0)?;
+    // While they write, what they take makes no class larger: there it is sets.
+    let set = |class: &Class| pages(class, class.counts(now, window(knobs)).1);
     let writing = || cache.classes().map(|(_, class)| class).filter(|class| in_use(cache, class, knobs, now));
-    let fastest = writing().map(taken).max()?.max(1);
-    let used: u64 = writing().map(|class| lasting(class).saturating_mul(FREE_MOST * taken(class)) / fastest / 2).sum();
-    let earns = used.saturating_add(lasting(taker) / 100 * NEXT);
-    // Who takes in items would have back what it has free, and the next one what it gives.
+    let fastest = writing().map(set).max()?.max(1);
+    let used = writing().map(|class| costs(class).saturating_mul(FREE_MOST).saturating_mul(set(class)) / fastest / 2);
+    let used = used.fold(0, u64::saturating_add) / (early + 1 - pool).div_ceil(EARLY_LEAST + 1);
+    let takers = costs(taker) / 100 * NEXT;
+    // A free page of a class that takes in items would be taken back.
     let takes = |id| cache.class(id).is_some_and(|class| class.appetite(now, window(knobs), AHEAD) > 0);
-    let givers = sources.iter().filter(|source| source.id != next && !(source.loss.free && takes(source.id)));
+    let givers = sources.iter().filter(|source| !(source.loss.free && takes(source.id)));
     let last = served.and_then(|served| served.got_at(Place::Pool)).map_or(Span(u64::MAX), |at| now.since(at));
     let cycle = last.as_millis().clamp(1, knobs.payback_s * 1000);
-    let price = |source: &Giver| source.lasting.saturating_add(source.loss.once.saturating_mul(1_000_000) / cycle);
-    let (price, source) = givers.map(|source| (price(source), source)).min_by_key(|(price, source)| (*price, source.id))?;
-    let worth = earns.checked_sub(price).filter(|worth| *worth >= knobs.least_gain_milli)?;
-    let reason = Reason::new(Rule::SlabPool)
-        .saw(Measure::SlabPages, Quantity::count(pool), Quantity::count(early), "caches.pool_permil")
-        .saw(Measure::PageGain, Quantity::milli_hits(earns), Quantity::milli_hits(price), "caches.least_gain_milli")
-        .note(format!(
+    let priced = givers.map(|source| {
+        let earns = used.saturating_add(if source.id == next { 0 } else { takers });
+        (earns, source.lasting.saturating_add(source.loss.once.saturating_mul(1_000_000) / cycle), source)
+    });
+    let (earns, price, source) = priced.max_by_key(|(earns, price, _)| i128::from(*earns) - i128::from(*price))?;
+    let worth = earns.saturating_sub(price);
+    let reason = |rule| {
+        let (pool, early) = (Quantity::count(pool), Quantity::count(early));
+        let (earns, price) = (Quantity::milli_hits(earns), Quantity::milli_hits(price));
+        let reason = Reason::new(rule).saw(Measure::SlabPages, pool, early, "");
+        reason.saw(Measure::PageGain, earns, price, "caches.least_gain_milli").note(format!(
             "a page of class {} to the pool at {}, where class {} takes it next",
             source.id.0, cache.server.address, next.0
-        ));
-    Some(Page { from: Place::Class(source.id), to: Place::Pool, worth, together: worth, reason })
+        ))
+    };
+    if worth < knobs.least_gain_milli {
+        return Some(Err((earns, reason(Rule::NotWorth))));
+    }
+    let from = Place::Class(source.id);
+    Some(Ok(Page { from, to: Place::Pool, worth, together: worth, reason: reason(Rule::SlabPool) }))
 }
 
-/// What classes must be told to keep free: all once, and each minute those for which it changed.
+/// What classes of a server that heeds it must be told to keep free: all once, and each minute those for which it changed.
 pub(super) fn free_chunks(
     cache: &Cache,
     served: Option<&Served>,
     knobs: &Knobs,
     now: Time,
 ) -> Option<(Vec<(ClassId, u64)>, Reason)> {
+    if cache.server.early.is_some() {
+        return None;
+    }
     let due = served.and_then(|served| served.freed_at).is_none_or(|at| now.since(at) >= CHECK);
     let told = |id| served.and_then(|served| served.kept_free(id));
     let news = |(id, class): (ClassId, &Class)| {

@@ -210,8 +210,11 @@ fn choose(cache: &Cache, served: Option<&Served>, knobs: &Knobs, now: Time) -> R
     let sources = sources(cache, served, knobs, now);
     let evicts = |class: &Class| class.evicts(now, Span(window(knobs).0 * EVICTED));
     let gaining = cache.classes().filter(|(_, class)| evicts(class) || is_short(cache, class, knobs, now));
-    let mut best = refill(cache, served, knobs, now, &sources);
-    let mut refusal: Option<(u64, Reason)> = None;
+    let (mut best, mut refusal) = match refill(cache, served, knobs, now, &sources) {
+        None => (None, None),
+        Some(Ok(page)) => (Some(page), None),
+        Some(Err(refusal)) => (None, Some(refusal)),
+    };
     let mut together = best.as_ref().map_or(0, |page| page.together);
     for (id, class) in gaining {
         match page_for(cache, served, knobs, now, (id, class), &sources) {
@@ -281,8 +284,8 @@ fn page_for(
         let reason = Reason::new(Rule::NotWorth).saw(Measure::PageGain, earns, least, "caches.least_gain_milli");
         return refuse(reason.flips_at(gain.milli).note(format!("for class {}", id.0)));
     }
-    // Of a pool that is low nobody is told to take.
-    let low = flash::early(cache).unwrap_or(0);
+    // Who writes to flash takes none of a pool that is low.
+    let low = flash::early(cache).filter(|_| cache.writes_to_flash(class)).unwrap_or(0);
     if cache.look.pool > low {
         let (pool, low) = (Quantity::count(cache.look.pool), Quantity::count(low));
         let reason = Reason::new(Rule::HasFree).saw(Measure::SlabPages, pool, low, "");
