@@ -15,6 +15,8 @@ const BRIEF: Span = Span::from_secs(2);
 const LEAST_PAGES: u64 = 2;
 /// Samples that make half a certainty.
 const HALF_SURE: u64 = 16;
+/// Those stand for others of whom so many times their weight were seen.
+const LEAST_SEEN: u64 = 4;
 /// What makes hits seem fewer lately than they were counts for this part: who sleeps wakes up.
 const LONG_MEMORY: u64 = 256;
 /// The next page beyond the end of a list is asked for about as often as the last one on it. This is by how much less, at
@@ -28,6 +30,9 @@ const TAIL_PART: u64 = 16;
 struct Return {
     /// Of its class when that was seen.
     order: u64,
+    /// So many places before that it left.
+    #[serde(default)]
+    back: u64,
     /// So many chunks had the class to have to have it still.
     distance: u64,
     /// So many keys stand behind it.
@@ -79,6 +84,8 @@ pub struct Class {
     left_with_page: u64,
     /// What left before that is not known by name.
     known_from: u64,
+    #[serde(default)]
+    unknown: Series,
     /// Where in the order the stream of evictions began to tell.
     #[serde(default)]
     gap: u64,
@@ -107,6 +114,7 @@ impl Class {
         self.evicted.set(at, now.evicted);
         self.reclaimed.set(at, now.reclaimed);
         self.taken.set(at, self.taken_total);
+        self.unknown.set(at, self.known_from);
         self.order = self.order.max(gone(now).saturating_add(self.left_with_page));
         if now.evicted > was.evicted && self.looked > Time::ZERO {
             self.evicted_at = Some(at);
@@ -144,7 +152,8 @@ impl Class {
         if self.returns.len() == MAX_RETURNS {
             self.returns.pop_front();
         }
-        self.returns.push_back(Return { order, distance, weight: 1 << shift.min(32) });
+        let back = order.saturating_sub(before);
+        self.returns.push_back(Return { order, back, distance, weight: 1 << shift.min(32) });
     }
 
     /// So many of those who left are known by name.
@@ -206,8 +215,9 @@ impl Class {
         let mut gains = Vec::new();
         let mut pages = 1;
         while pages <= most && chunks.saturating_add(wide(pages, page)) <= known {
-            let (weight, samples) = self.came_back_from(evidence, chunks, chunks.saturating_add(wide(pages, page)));
-            gains.push(Gain { pages, milli: evidence.per_second(sure(weight, samples)) / pages, samples, inferred: false });
+            let came = self.came_back_from(evidence, chunks, chunks.saturating_add(wide(pages, page)));
+            let milli = evidence.per_second(came.at_least()) / pages;
+            gains.push(Gain { pages, milli, samples: came.samples, inferred: false });
             pages *= 2;
         }
         if gains.is_empty() && most > 0 {
@@ -219,20 +229,27 @@ impl Class {
     /// A class that grows is larger than what it has been seen to lose. What lies as far again is asked for half as often.
     fn inferred(&self, evidence: Evidence, known: u64) -> Option<Gain> {
         let (chunks, page) = (self.chunks(), self.now.chunks_per_page.max(1));
-        let (weight, samples) = self.came_back_from(evidence, known / 2, known);
+        let came = self.came_back_from(evidence, known / 2, known);
         let width = (known - known / 2).max(1);
-        let page_there = wide(evidence.per_second(sure(weight, samples)), page) / width;
+        let page_there = wide(evidence.per_second(came.at_least()), page) / width;
         let milli = wide(page_there, known / 4 * 3) / chunks.saturating_add(page / 2).max(1);
-        (samples > 0).then_some(Gain { pages: 1, milli, samples, inferred: true })
+        (came.samples > 0).then_some(Gain { pages: 1, milli, samples: came.samples, inferred: true })
     }
 
-    /// What came back of what a class of `from` chunks loses, and one of `to` chunks does not.
-    fn came_back_from(&self, evidence: Evidence, from: u64, to: u64) -> (u64, u64) {
-        let since = self.order.saturating_sub(evidence.left);
+    /// What came back of what a class of `from` chunks loses, and one of `to` chunks does not. A return over many places is seen only
+    /// if its key left after the records began. So it counts for what left in the window, over what of that left so many places or
+    /// more after the beginning.
+    fn came_back_from(&self, evidence: Evidence, from: u64, to: u64) -> Came {
+        let Evidence { left, told, come_milli: _ } = evidence;
+        let since = self.order.saturating_sub(left);
         let lately = self.returns.iter().rev().take_while(|r| r.order >= since);
-        lately
-            .filter(|r| r.distance > from && r.distance <= to)
-            .fold((0u64, 0), |(weight, n), r| (weight.saturating_add(r.weight), n + 1))
+        let mut came = Came::default();
+        for Return { order: _, back, distance: _, weight } in lately.filter(|r| r.distance > from && r.distance <= to) {
+            // Too few of these say nothing of the others.
+            let seen = told.saturating_sub(*back).max(self.now.chunks_per_page).max(wide(*weight, LEAST_SEEN)).min(left);
+            came.add(u128::from(*weight) * 1000 * u128::from(left) / u128::from(seen.max(1)));
+        }
+        came
     }
 
     /// Those who left in the window, or the last ones before it: a class that was given pages loses nobody for a while, and
@@ -242,10 +259,11 @@ impl Class {
         let least = wide(self.now.chunks_per_page, LEAST_PAGES).min(self.known());
         let full = self.returns.len() == MAX_RETURNS;
         let remembered = self.returns.front().filter(|_| full).map_or(u64::MAX, |r| self.order.saturating_sub(r.order));
-        // Of what left in a gap nobody knows who came back.
-        let told = self.order.saturating_sub(self.gap);
+        // Of what left in a gap nobody knows who came back, nor of what was forgotten when the window began.
+        let forgotten = self.unknown.since(Time(now.0.saturating_sub(window.0)));
+        let told = self.order.saturating_sub(self.gap.max(self.known_from.saturating_sub(forgotten)));
         let left = lately.max(least).min(remembered).min(told).max(1);
-        Evidence { left, come_milli: milli(&self.taken, now, self.short(now, window)) }
+        Evidence { left, told, come_milli: milli(&self.taken, now, self.short(now, window)) }
     }
 
     /// What a page less costs, if what it costs once is to be paid for in `payback` and so many chunks are not to be spared.
@@ -296,13 +314,12 @@ impl Class {
         }
         let known = self.known();
         let beyond = self.chunks().saturating_add(page.max(self.chunks() / 8));
-        if known < beyond || !self.evicts(now, window) {
+        if known < beyond.saturating_add(page) || !self.evicts(now, window) {
             return average;
         }
         let evidence = self.evidence(now, window);
-        let (weight, samples) = self.came_back_from(evidence, self.chunks(), beyond);
-        let at_most = weight.saturating_add(wide(weight / samples.max(1), samples.isqrt() + 1));
-        let edge = wide(evidence.per_second(at_most), page) / (beyond - self.chunks());
+        let came = self.came_back_from(evidence, self.chunks(), beyond);
+        let edge = wide(evidence.per_second(came.at_most()), page) / (beyond - self.chunks());
         average.min((edge / 100 * OVER_THE_EDGE).max(average / TAIL_PART))
     }
 
@@ -325,12 +342,12 @@ impl Class {
     /// How much evictions have told of what it would earn: all, in the end.
     #[must_use]
     pub fn confidence(&self, now: Time, window: Span) -> Permil {
-        let (_, samples) = self.came_back_from(self.evidence(now, window), 0, u64::MAX);
+        let samples = self.came_back_from(self.evidence(now, window), 0, u64::MAX).samples;
         Permil(1000 * samples / (samples + HALF_SURE))
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        size_of::<Self>() as u64 + 8 * 32 * 16 + self.returns.len() as u64 * 24
+        size_of::<Self>() as u64 + 9 * 32 * 16 + self.returns.len() as u64 * 32
     }
 }
 
@@ -339,14 +356,47 @@ impl Class {
 struct Evidence {
     /// Items that left while they came.
     left: u64,
+    /// ... and since who leaves is known by name.
+    told: u64,
     /// Items that come now, in thousandths per second.
     come_milli: u64,
 }
 
 impl Evidence {
-    /// So many of those who left, in thousandths per second of now.
-    fn per_second(self, count: u64) -> u64 {
-        u64::try_from(u128::from(count) * u128::from(self.come_milli) / u128::from(self.left)).unwrap_or(u64::MAX)
+    /// So many thousandths of those who left, in thousandths per second of now.
+    fn per_second(self, thousandths: u128) -> u64 {
+        let milli = thousandths.saturating_mul(u128::from(self.come_milli)) / 1000 / u128::from(self.left);
+        u64::try_from(milli).unwrap_or(u64::MAX)
+    }
+}
+
+/// What came back, in thousandths of an item.
+#[derive(Clone, Copy, Debug, Default)]
+struct Came {
+    weight: u128,
+    /// Of the weights: chance is in these.
+    squares: u128,
+    /// Keys that told of it.
+    samples: u64,
+}
+
+impl Came {
+    fn add(&mut self, weight: u128) {
+        self.weight = self.weight.saturating_add(weight);
+        self.squares = self.squares.saturating_add(weight.saturating_mul(weight));
+        self.samples += 1;
+    }
+
+    /// The part that is there by more than chance: a standard deviation less, and nothing of fewer than three, or of as few that
+    /// weigh more than all others.
+    fn at_least(&self) -> u128 {
+        let few = self.weight.saturating_mul(self.weight) < self.squares.saturating_mul(3);
+        if few { 0 } else { self.weight - self.squares.isqrt() }
+    }
+
+    /// A standard deviation and one more.
+    fn at_most(&self) -> u128 {
+        self.weight.saturating_add(self.squares.isqrt()).saturating_add(self.weight / u128::from(self.samples.max(1)))
     }
 }
 
@@ -384,7 +434,23 @@ fn wide(a: u64, b: u64) -> u64 {
     a.saturating_mul(b)
 }
 
-/// The part of it that is there by more than chance: a standard deviation less.
-fn sure(weight: u64, samples: u64) -> u64 {
-    if samples < 3 { 0 } else { wide(weight, samples - samples.isqrt()) / samples }
+#[cfg(test)]
+mod tests {
+    use super::Came;
+
+    fn came(weights: impl IntoIterator<Item = u128>) -> Came {
+        let mut came = Came::default();
+        weights.into_iter().for_each(|weight| came.add(weight));
+        came
+    }
+
+    #[test]
+    fn chance_is_in_the_weights() {
+        assert_eq!([came([1000; 2]), came([1000; 100])].map(|c| (c.at_least(), c.at_most())), [(0, 4414), (90_000, 111_000)]);
+        // One that stands for a hundred is one chance, whatever there is beside it.
+        let one = came([1000; 99].into_iter().chain([100_000]));
+        assert_eq!((one.at_least() / 1000, one.at_most() / 1000), (98, 301));
+        assert_eq!(came([1000, 1000, 100_000]).at_least(), 0);
+        assert_eq!((came([]).at_least(), came([]).at_most()), (0, 0));
+    }
 }
