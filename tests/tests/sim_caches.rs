@@ -291,7 +291,7 @@ fn what_comes_to_little_keeps_no_server_awake() {
     let ((none, all), (some, few)) = (run_with(0), run_with(10));
     println!("{none:?}, {all} moved; {some:?}, {few} moved");
     assert!(some.first().is_some_and(|(at, on)| *at < 120_000 && !on), "{some:?}");
-    assert!(none.first().is_none_or(|(later, _)| *later > some[0].0) && few < all, "{few} and {all} pages moved");
+    assert!(none.first().is_none_or(|(later, _)| *later > some[0].0) && few * 3 <= all * 2, "{few} and {all} pages moved");
 }
 
 #[test]

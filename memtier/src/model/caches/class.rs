@@ -15,7 +15,7 @@ const BRIEF: Span = Span::from_secs(2);
 const LEAST_PAGES: u64 = 2;
 /// Samples that make half a certainty.
 const HALF_SURE: u64 = 16;
-/// Those stand for others of whom so many times their weight were seen.
+/// A sampled return is set against so many times its weight of evictions at least: fewer say nothing of the others.
 const LEAST_SEEN: u64 = 4;
 /// What makes hits seem fewer lately than they were counts for this part: who sleeps wakes up.
 const LONG_MEMORY: u64 = 256;
@@ -245,7 +245,6 @@ impl Class {
         let lately = self.returns.iter().rev().take_while(|r| r.order >= since);
         let mut came = Came::default();
         for Return { order: _, back, distance: _, weight } in lately.filter(|r| r.distance > from && r.distance <= to) {
-            // Too few of these say nothing of the others.
             let seen = told.saturating_sub(*back).max(self.now.chunks_per_page).max(wide(*weight, LEAST_SEEN)).min(left);
             came.add(u128::from(*weight) * 1000 * u128::from(left) / u128::from(seen.max(1)));
         }
@@ -314,7 +313,8 @@ impl Class {
         }
         let known = self.known();
         let beyond = self.chunks().saturating_add(page.max(self.chunks() / 8));
-        if known < beyond.saturating_add(page) || !self.evicts(now, window) {
+        let seen = page.max(wide(self.returns.back().map_or(1, |r| r.weight), LEAST_SEEN));
+        if known < beyond.saturating_add(seen) || !self.evicts(now, window) {
             return average;
         }
         let evidence = self.evidence(now, window);
@@ -376,6 +376,7 @@ struct Came {
     weight: u128,
     /// Of the weights: chance is in these.
     squares: u128,
+    heaviest: u128,
     /// Keys that told of it.
     samples: u64,
 }
@@ -384,14 +385,19 @@ impl Came {
     fn add(&mut self, weight: u128) {
         self.weight = self.weight.saturating_add(weight);
         self.squares = self.squares.saturating_add(weight.saturating_mul(weight));
+        self.heaviest = self.heaviest.max(weight);
         self.samples += 1;
     }
 
     /// The part that is there by more than chance: a standard deviation less, and nothing of fewer than three, or of as few that
-    /// weigh more than all others.
+    /// weigh more than all others; without the heaviest one, where that leaves more.
     fn at_least(&self) -> u128 {
-        let few = self.weight.saturating_mul(self.weight) < self.squares.saturating_mul(3);
-        if few { 0 } else { self.weight - self.squares.isqrt() }
+        let sure = |weight: u128, squares: u128| {
+            let few = weight.saturating_mul(weight) < squares.saturating_mul(3);
+            if few { 0 } else { weight.saturating_sub(squares.isqrt()) }
+        };
+        let others = self.squares.saturating_sub(self.heaviest.saturating_mul(self.heaviest));
+        sure(self.weight, self.squares).max(sure(self.weight - self.heaviest, others))
     }
 
     /// A standard deviation and one more.
@@ -450,6 +456,7 @@ mod tests {
         // One that stands for a hundred is one chance, whatever there is beside it.
         let one = came([1000; 99].into_iter().chain([100_000]));
         assert_eq!((one.at_least() / 1000, one.at_most() / 1000), (98, 301));
+        assert_eq!(came([1000; 99].into_iter().chain([200_000])).at_least(), came([1000; 99]).at_least());
         assert_eq!(came([1000, 1000, 100_000]).at_least(), 0);
         assert_eq!((came([]).at_least(), came([]).at_most()), (0, 0));
     }

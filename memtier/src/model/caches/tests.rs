@@ -96,7 +96,7 @@ fn a_cycle_is_worth_as_much_when_its_records_have_just_begun() {
     for turn in 0..8 {
         told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
     }
-    // Only the last thirty of eighty were seen to leave before.
+    // Only the last thirty of eighty were seen to leave before; of thirty chance takes more than of hundreds.
     let gains = told.gains();
     assert!(gains.iter().any(|g| g.0 == 4 && (16_000..17_000).contains(&g.1)), "{gains:?}");
 }
@@ -134,8 +134,8 @@ fn what_fetches_tell_of_is_weighed_by_how_long_ago_it_left() {
     let keys = (50..80).map(|hash| FetchedKey { class: None, hash, key: None }).collect();
     told.tell(CacheTold::Fetches(CacheFetches { missed: 30, keys, last: true, ..CacheFetches::default() }));
     let gains = told.gains();
-    // Of the thirty, the last was seen by all of eighty and the first by fifty: they stand for some forty.
-    assert!(gains.iter().any(|g| g.0 == 4 && (6_000..=10_000).contains(&g.1)), "{gains:?}");
+    // Of the thirty, the last was seen by all of eighty and the first by fifty: they stand for some thirty-six, less chance.
+    assert!(gains.iter().any(|g| g.0 == 4 && (7_000..=7_900).contains(&g.1)), "{gains:?}");
 }
 
 #[test]
