@@ -84,6 +84,7 @@ pub struct Class {
     left_with_page: u64,
     /// What left before that is not known by name.
     known_from: u64,
+    /// ... over time.
     #[serde(default)]
     unknown: Series,
     /// Where in the order the stream of evictions began to tell.
