@@ -61,6 +61,10 @@ impl Told {
         self.tell(CacheTold::Evictions(CacheEvictions { span_ns: 100_000_000, classes, keys, ..CacheEvictions::default() }));
         self.look();
     }
+    /// Fifty keys go in turn, ten at a time.
+    fn cycle(&mut self, turns: std::ops::Range<u64>) {
+        turns.for_each(|turn| self.evict((turn * 10..turn * 10 + 10).map(|n| n % 50)));
+    }
     fn class(&self) -> &Class {
         self.cache().class(ClassId(1)).expect("it was told of")
     }
@@ -78,10 +82,8 @@ impl Told {
 #[test]
 fn a_cycle_is_worth_all_the_pages_that_it_takes_and_none_before() {
     let mut told = Told::new(full(2));
-    // Fifty keys in turn, of which twenty fit: three pages more would hold all.
-    for turn in 0..40 {
-        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
-    }
+    // Twenty of the fifty fit: three pages more would hold all.
+    told.cycle(0..40);
     let gains = told.gains();
     let of = |pages| gains.iter().find(|g| g.0 == pages).map_or(0, |g| g.1);
     assert_eq!((of(1), of(2)), (0, 0), "{gains:?}");
@@ -93,9 +95,7 @@ fn a_cycle_is_worth_all_the_pages_that_it_takes_and_none_before() {
 #[test]
 fn a_cycle_is_worth_as_much_when_its_records_have_just_begun() {
     let mut told = Told::new(full(2));
-    for turn in 0..8 {
-        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
-    }
+    told.cycle(0..8);
     // Only the last thirty of eighty were seen to leave before; of thirty chance takes more than of hundreds.
     let gains = told.gains();
     assert!(gains.iter().any(|g| g.0 == 4 && (16_000..17_000).contains(&g.1)), "{gains:?}");
@@ -309,9 +309,7 @@ fn a_gap_and_another_life_are_no_past() {
 #[test]
 fn what_comes_and_goes_in_a_gap_is_neither_gained_nor_held_against_the_class() {
     let mut told = Told::new(full(2));
-    for turn in 0..40 {
-        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
-    }
+    told.cycle(0..40);
     let before = told.gains().into_iter().find(|g| g.0 == 4).map_or(0, |g| g.1);
     assert!(before > 23_000, "{:?}", told.gains());
     told.tell(CacheTold::Watch { on: false });
@@ -327,13 +325,9 @@ fn what_comes_and_goes_in_a_gap_is_neither_gained_nor_held_against_the_class() {
     told.tell(CacheTold::Evictions(CacheEvictions::default()));
     assert!(told.cache().rest().is_none());
     // Each key comes back once, from before the gap: it may have been away and back meanwhile.
-    for turn in 0..5 {
-        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
-    }
+    told.cycle(0..5);
     assert_eq!(told.class().confidence(at(told.now), WINDOW).0, 0);
-    for turn in 5..40 {
-        told.evict((turn * 10..turn * 10 + 10).map(|n| n % 50));
-    }
+    told.cycle(5..40);
     let after = told.gains().into_iter().find(|g| g.0 == 4).map_or(0, |g| g.1);
     assert!(after.abs_diff(before) < before / 20, "{before} before, {after} after");
 }
