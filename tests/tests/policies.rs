@@ -194,12 +194,8 @@ fn numa_and_others() {
     assert_eq!(lies(&report, "cache"), (vec![0, 16 * MIB, 0], vec![3]));
     // Two that want a node each get one each.
     let two = "target = [{ comm = 'cache' }, { comm = 'other' }]";
-    let report = check(
-        even(60).with(hog("cache")).with(hog("other")),
-        two,
-        by,
-        "at-home in-flight numa-bind numa-move subject-taken warm-up",
-    );
+    let report =
+        check(even(60).with(hog("cache")).with(hog("other")), two, by, "at-home numa-bind numa-move subject-taken warm-up");
     assert_ne!(lies(&report, "cache").1, lies(&report, "other").1);
     assert_eq!(lies(&report, "cache").0.iter().zip(lies(&report, "other").0).filter(|(a, b)| **a > 0 && *b > 0).count(), 0);
     // What will not move is asked once.
@@ -275,7 +271,7 @@ fn threes(secs: u64) -> Scenario {
 #[test]
 fn numa_and_threads() {
     let by = PolicyId::Numa;
-    let report = check(threes(60).with(pairs(true)), "", by, "at-home numa-move numa-part subject-taken warm-up");
+    let report = check(threes(60).with(pairs(true)), "", by, "at-home no-node numa-move numa-part subject-taken warm-up");
     let truth = report.truth.of("cache");
     assert!(truth.cpus.is_empty(), "the main thread keeps what it had: {:?}", truth.cpus);
     let (one, other) = (truth.apart[&1].clone(), truth.apart[&3].clone());
@@ -306,8 +302,7 @@ fn numa_and_threads() {
     let report = check(blind, "", by, "no-node warm-up");
     assert!(!why(&report).contains("threads that"), "{}", why(&report));
     // Advice is given once.
-    let report =
-        check(threes(60).with(pairs(true)), "daemon = { act = false, arm = true }", by, "no-node numa-part subject-taken warm-up");
+    let report = check(threes(60).with(pairs(true)), "daemon = { act = false, arm = true }", by, "no-node numa-part warm-up");
     assert!(report.truth.of("cache").apart.is_empty());
 }
 
@@ -316,9 +311,9 @@ fn numa_and_threads() {
 fn threads_that_come_to_lack_cpu_time_stay_for_the_settle_time() {
     let ones = |secs| Scenario { nodes: vec![NodeSpec { share: Permil(500), cpus: 1 }; 2], ..host(secs) };
     let calm = ProcSpec { busy: Permil(400), ..pairs(true) };
-    let busier = |secs| ones(secs).with(calm.clone()).at(4, Change::Busy { comm: "cache", busy: Permil(900) });
+    let busier = |secs| ones(secs).with(calm.clone()).at(14, Change::Busy { comm: "cache", busy: Permil(900) });
     let slowly = knobs("numa = { quota_mib_per_s = 1, slice_mib = 2, settle_s = 60 }");
-    let truth = run(1, &busier(55), &slowly).truth;
+    let truth = run(1, &busier(65), &slowly).truth;
     let cache = truth.of("cache");
     for (region, thread) in cache.regions.iter().zip([1, 3]) {
         let there = region.get(&(cache.apart[&thread][0] as u16)).map_or(0, |pages| pages.0);
@@ -339,7 +334,7 @@ fn threads_that_come_to_share_memory_run_together_again() {
     }
     spec.regions.push(grows);
     let settle = "numa = { settle_s = 20 }";
-    let report = check(threes(40).with(spec.clone()), settle, by, "at-home numa-move numa-part subject-taken warm-up");
+    let report = check(threes(40).with(spec.clone()), settle, by, "at-home no-node numa-move numa-part subject-taken warm-up");
     assert_eq!(report.truth.of("cache").apart.len(), 4);
     let report = run(1, &threes(240).with(spec), &knobs(settle));
     assert!(report.truth.of("cache").apart.is_empty());

@@ -11,6 +11,7 @@
 
 use super::capped::Capped;
 use super::heat::{Heat, ProcHeat};
+use super::series::Series;
 use crate::vocab::{
     AddrRange, BLOCK_BYTES, BlockId, BlockSample, Bytes, End, Event, HostFacts, KernelEvent, Leaf, NodeId, NodeSample, Outcome,
     PageChunk, Pages, ProcKey, Sample, Span, Stamped, Time,
@@ -35,8 +36,11 @@ const WHOLE: u16 = u16::MAX;
 /// No walk has seen yet what the move left.
 const UNSEEN: u16 = u16::MAX;
 
+/// Samples of idle time; nobody asks further back than some of them.
+const IDLED: usize = 16;
+
 /// One node as of its last sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeNow {
     pub total: Bytes,
     free: Bytes,
@@ -46,7 +50,9 @@ pub struct NodeNow {
     pub idle: Option<u64>,
     /// How far those were apart.
     pub apart: Span,
-    counted: Span,
+    /// Idle time of its CPUs, as long as they are the same.
+    #[serde(default)]
+    idled: Series<IDLED>,
     cpus: u32,
     sampled: Time,
     /// Moved here by us since, which that sample does not know.
@@ -73,10 +79,26 @@ impl NodeNow {
         if self.sampled > Time::ZERO && apart < LEAST_APART {
             return;
         }
+        let counted = self.idled.total();
         // A CPU that goes offline takes its idle time along, and one that comes brings it.
-        let first = self.sampled == Time::ZERO || idle < self.counted || cpus != self.cpus;
-        self.idle = (!first).then(|| idle.saturating_sub(self.counted).scale(1000, apart.0).0);
-        (self.counted, self.sampled, self.apart, self.cpus) = (idle, at, apart, cpus);
+        if idle.0 < counted || cpus != self.cpus {
+            self.idled = Series::default();
+        }
+        self.idle = self.idled.first().map(|_| Span(idle.0 - counted).scale(1000, apart.0).0);
+        self.idled.set(at, idle.0);
+        (self.sampled, self.apart, self.cpus) = (at, apart, cpus);
+    }
+
+    /// Since when it is known how long its CPUs idled; none before the second sample.
+    #[must_use]
+    pub fn idled_from(&self) -> Option<Time> {
+        self.idled.first().filter(|&first| first < self.sampled)
+    }
+
+    /// Thousandths of a CPU that idled from `from` to its last sample.
+    #[must_use]
+    pub fn idled_since(&self, from: Time) -> u64 {
+        Span(self.idled.since(from)).scale(1000, self.sampled.since(from).0.max(1)).0
     }
 }
 
@@ -364,7 +386,7 @@ impl Nodes {
         let runs = |known: &ProcNodes| (known.runs.len() * 9 / 8 + SLACK) * size_of::<Run>();
         let held = |known: &ProcNodes| known.held.len() * size_of::<(NodeId, Held)>() * 2;
         let hanging: usize = self.procs.iter().map(|(_, known)| runs(known) + held(known)).sum();
-        let nodes = self.nodes.len() * size_of::<(NodeId, NodeNow)>() * 2;
+        let nodes = self.nodes.len() * (size_of::<(NodeId, NodeNow)>() + IDLED * size_of::<(Time, u64)>()) * 2;
         Bytes(self.procs.bytes() + (hanging + nodes) as u64)
     }
     /// Processes and runs dropped at their caps.

@@ -53,6 +53,12 @@ impl<const POINTS: usize> Series<POINTS> {
         self.points.last().map_or(0, |p| p.1)
     }
 
+    /// Since when it is known.
+    #[must_use]
+    pub fn first(&self) -> Option<Time> {
+        self.points.first().map(|p| p.0)
+    }
+
     /// Growth since `from`, interpolated between the points around it; what lies before the first point is unknown.
     #[must_use]
     pub fn since(&self, from: Time) -> u64 {

@@ -110,7 +110,7 @@ impl Governor {
                     self.pull(PolicyId::Autocold, at.after(RETRY));
                     self.pull_numa(at);
                     if policy::comes_up(&self.models, &self.ledger, chunk.proc, at) {
-                        self.pull(PolicyId::Watch, at.after(policy::after_placing(&self.ledger, chunk.proc)));
+                        self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, chunk.proc));
                     }
                     if self.config.tier.enabled && self.facts.has(Need::SlowNodes).is_ok() {
                         self.pull(PolicyId::Tier, at.after(RETRY));
@@ -354,7 +354,7 @@ impl Governor {
         // Whoever was bound has its pages moved next, slice after slice. What did not work has time.
         if step.by == PolicyId::Numa && outcome.done.pages > Pages::ZERO {
             self.pull_numa(self.now);
-            self.pull(PolicyId::Watch, outcome.ended.after(policy::after_placing(&self.ledger, proc)));
+            self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, proc));
         }
         // The next page, at once.
         if step.by == PolicyId::SlabMarginal && outcome.done.pages > Pages::ZERO {

@@ -178,7 +178,9 @@ pub(super) fn explain(view: &View<'_>, board: &Board, candidate: &Candidate<'_>,
         Told::Little => return reason,
         Told::Together(known) => format!("; the {known} of its threads that are known share memory"),
         Told::NoPlace(groups) => format!("; its threads are {groups} groups, and no nodes have room for one each"),
-        Told::Apart(_) => "; groups of its threads share no memory: apart they gain too little, or were placed lately".into(),
+        Told::Apart(_) => {
+            "; groups of its threads share no memory: apart they gain too little, or came up or were placed lately".into()
+        }
     };
     reason.note.push_str(&more);
     reason

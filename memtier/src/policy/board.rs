@@ -6,7 +6,7 @@ use super::numa::parts;
 use super::placement::{Claim, HOT_WEIGHT, Place};
 use super::taking::{self, Refusal};
 use super::tier;
-use crate::model::{Held, ProcHeat, ProcInfo};
+use crate::model::{Held, NodeNow, ProcHeat, ProcInfo};
 use crate::plan::Placed;
 use crate::vocab::{
     Bytes, CpuId, Group, IdSet, Measure, NodeFacts, NodeId, Pages, ProcKey, ProcSample, Quantity, Reason, Rule, Span, Time,
@@ -14,8 +14,10 @@ use crate::vocab::{
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a process runs is measured over this time, or over its life where that is shorter.
+/// What a process runs, and what CPUs idle, is measured over this time, or over its life where that is shorter.
 pub(super) const LATELY: Span = Span::from_secs(10);
+/// So long after its birth what it ran while it came up may still be among that.
+const COMING: Span = Span(2 * LATELY.0);
 /// What it runs is believed after it was heard of for this long since it last grew.
 const HEARD: Span = Span::from_secs(1);
 /// Distances where the kernel tells none: to a node itself and to another.
@@ -30,6 +32,8 @@ pub(super) struct Board {
     shared: IdSet,
     /// Of each place.
     cpus: Vec<Vec<CpuId>>,
+    /// Between these times the CPUs idled as the places say.
+    idled: (Time, Time),
 }
 
 /// A process, and what is known of it.
@@ -44,9 +48,9 @@ pub(super) struct Candidate<'a> {
     /// Slow nodes, where tier looks after its memory.
     pub lent: Vec<NodeId>,
     pub claim: Claim,
-    /// Thousandths of a CPU that it got.
+    /// Thousandths of a CPU that it got while the CPUs were seen to idle.
     got: u64,
-    /// It may have run like this only while it came up.
+    /// What it wants, and what others leave to it, was seen only while it came up.
     pub young: bool,
     pub bound: Bound,
     /// The cgroup that is bound for it, if its rule wants that.
@@ -98,17 +102,19 @@ impl Board {
         if facts.is_empty() {
             return Err(Refusal::Hold(Reason::new(Rule::WarmUp).note("the nodes were not sampled yet")));
         }
-        let idle = |node: &&&NodeFacts| view.models.nodes.get(node.id).is_some_and(|now| now.idle.is_some());
-        if !facts.iter().any(|node| idle(&node)) {
+        let known = || facts.iter().filter_map(|node| view.models.nodes.get(node.id)).filter(|now| now.idled_from().is_some());
+        let until = known().map(NodeNow::sampled).min();
+        let Some((from, until)) = known().filter_map(NodeNow::idled_from).max().zip(until) else {
             return Err(Refusal::Hold(Reason::new(Rule::WarmUp).note("the nodes were sampled once only")));
-        }
+        };
+        let from = from.max(Time(view.now.0.saturating_sub(LATELY.0)));
         let place = |&node: &&NodeFacts| {
             let now = view.models.nodes.get(node.id);
             let cpus = node.shared_cpus().count() as u64 * 1000;
             Place {
                 id: node.id,
                 cpus,
-                idle: now.and_then(|now| now.idle).unwrap_or(0).min(cpus),
+                idle: now.filter(|now| now.idled_from().is_some()).map_or(0, |now| now.idled_since(from)).min(cpus),
                 room: now
                     .map_or(Bytes::ZERO, |now| now.free().saturating_add(now.inactive_file).saturating_sub(reserve(view, node.id))),
                 gaps: facts.iter().map(|to| gap(node, to)).collect(),
@@ -117,7 +123,7 @@ impl Board {
         let places = facts.iter().map(place).collect();
         let cpus: Vec<Vec<CpuId>> = facts.iter().map(|node| node.shared_cpus().collect()).collect();
         let shared = cpus.iter().flatten().map(|cpu| cpu.0).collect();
-        Ok(Self { places, shared, cpus })
+        Ok(Self { places, shared, cpus, idled: (from, until) })
     }
 
     /// Every process that may be placed, and what speaks against looking at it: those that keep their nodes first, then those
@@ -172,7 +178,8 @@ impl Board {
             Bound::Others(home) if group.as_ref().is_some_and(|group| group.members.iter().any(with_us)) => Bound::Us(home),
             bound => bound,
         };
-        let Wants { got, wants, young } = Wants::of(view, info, sample);
+        let (wants, got) = (wants(view, info, sample), got(view, proc, self.idled));
+        let young = view.now.since(info.born()) < LATELY;
         let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
         let fixed = fixed(view, sample);
         let held: BTreeMap<NodeId, Held> = held.iter().map(|&(node, held)| (node, movable(held, fixed.get(&node)))).collect();
@@ -357,42 +364,39 @@ pub(super) fn reserve(view: &View<'_>, node: NodeId) -> Bytes {
     total.scale(view.config.numa.node_free_permil, 1000)
 }
 
-/// CPU time of a process lately, in thousandths of a CPU. Threads that fill its memory when it comes up say nothing of those
-/// that work on it later.
-struct Wants {
-    got: u64,
-    /// What it waited for, too.
-    wants: u64,
-    /// It was not heard of since it came up.
-    young: bool,
+/// Thousandths of a CPU that a process got between two times, as far as it is known.
+fn got(view: &View<'_>, proc: ProcKey, (from, until): (Time, Time)) -> u64 {
+    let sched = &view.models.sched;
+    let rate = |time: Span, until: Time| time.scale(1000, until.since(from).0.max(1)).0;
+    match sched.heard(from).filter(|&heard| heard > from) {
+        Some(heard) => {
+            let until = until.min(heard);
+            rate(sched.ran_since(proc, from).saturating_sub(sched.ran_since(proc, until)), until)
+        }
+        // Nobody counts switches: what its samples tell.
+        None => sched.told_at(proc).map_or(0, |told| rate(sched.share(proc, from, told.min(until)).got, told.min(until))),
+    }
 }
 
-impl Wants {
-    fn of(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> Self {
-        let sched = &view.models.sched;
-        let lately = Time(view.now.0.saturating_sub(LATELY.0));
-        let born = info.born();
-        let grew = view.models.heat.get(sample.proc).and_then(ProcHeat::grew_at);
-        let grown = grew.filter(|&grew| born > lately && sched.heard(grew).is_some_and(|heard| heard.since(grew) >= HEARD));
-        let from = lately.max(info.since).max(grown.unwrap_or_default());
-        let rate = |time: Span, until: Time| time.scale(1000, until.since(from).0.max(1)).0;
-        let told = sched.told_at(sample.proc).filter(|&told| told > from).map(|told| (told, sched.share(sample.proc, from, told)));
-        let waited = told.as_ref().map_or(0, |(told, share)| rate(share.waited, *told));
-        let got = match sched.heard(from).filter(|&heard| heard > from) {
-            Some(heard) => rate(sched.ran_since(sample.proc, from), heard),
-            // Nobody counts switches: what its samples tell.
-            None => told.as_ref().map_or(0, |(told, share)| rate(share.got, *told)),
-        };
-        let most = u64::from(sample.threads.max(1)) * 1000;
-        Self { got: got.min(most), wants: got.saturating_add(waited).min(most), young: born > lately && grown.is_none() }
-    }
+/// CPU time that a process wanted lately, got or waited for, in thousandths of a CPU. Threads that fill its memory when it comes up
+/// say nothing of those that work on it later.
+fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> u64 {
+    let (sched, proc) = (&view.models.sched, sample.proc);
+    let grew = view.models.heat.get(proc).and_then(ProcHeat::has_grown).filter(|_| view.now.since(info.born()) < COMING);
+    let grown = grew.filter(|&grew| sched.heard(grew).is_some_and(|heard| heard.since(grew) >= HEARD));
+    let from = Time(view.now.0.saturating_sub(LATELY.0)).max(info.since).max(grown.unwrap_or_default());
+    let waited = sched.told_at(proc).filter(|&told| told > from).map_or(0, |told| {
+        let waited = sched.share(proc, from, told).waited;
+        waited.scale(1000, told.since(from).0).0
+    });
+    got(view, proc, (from, view.now)).saturating_add(waited).min(u64::from(sample.threads.max(1)) * 1000)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::fixture::{ANNA, Host, config, secs};
-    use crate::vocab::{CpuTime, Event, Sample, SchedSample};
+    use crate::vocab::{CpuTime, Event, NodeSample, NodesSample, Sample, SchedSample};
 
     #[test]
     fn isolated_cpus_are_nobodys() {
@@ -415,6 +419,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_used_is_free_for_it_though_the_threads_have_ended() {
+        let mut host = Host::new(&config("[[target]]\ncomm = 'anna'"));
+        host.two_nodes([500, 500]);
+        let free = |host: &Host| {
+            let view = host.governor.view(host.now);
+            let Ok(mut board) = Board::of(&view) else { panic!("two nodes") };
+            board.candidates(&view);
+            board.places.iter().map(|place| place.idle).collect::<Vec<_>>()
+        };
+        let idled = free(&host);
+        assert_eq!(idled, [2000, 2000]);
+        // Ten seconds of four threads of it on all four CPUs; now it has one.
+        let sample = |idle| Event::Sample(Sample::Nodes(NodesSample { nodes: vec![node(0, idle), node(1, idle)] }));
+        let begun = host.now;
+        for second in 1..=10 {
+            host.now = begun.after(Span::from_secs(second));
+            let time = |cpu| CpuTime { proc: ANNA, tid: 10 + cpu, cpu: CpuId(cpu), runtime_ns: 1_000_000_000, switches: 1 };
+            let times = (0..4).map(time).collect();
+            host.tell(Event::Sample(Sample::Sched(SchedSample { period_ns: 1_000_000_000, times })));
+            host.tell(sample(Span::from_secs(14)));
+        }
+        assert_eq!(free(&host), [2000, 2000]);
+        // Of somebody else nothing is.
+        host.now = host.now.after(Span::from_secs(10));
+        host.tell(Event::Sample(Sample::Sched(SchedSample { period_ns: 10_000_000_000, times: Vec::new() })));
+        host.tell(sample(Span::from_secs(24)));
+        assert_eq!(free(&host), [1000, 1000]);
+    }
+
+    fn node(id: u16, idle: Span) -> NodeSample {
+        let total = Bytes::from_mib(1000);
+        NodeSample { node: NodeId(id), total, free: total, inactive_file: Bytes::ZERO, idle, cpus: 2 }
+    }
+
+    #[test]
     fn threads_that_fill_memory_are_not_those_that_use_it() {
         let mut host = Host::new(&config("[[target]]\ncomm = 'anna'"));
         let sample = ProcSample { proc: ANNA, comm: "anna".into(), threads: 4, ..ProcSample::default() };
@@ -429,17 +468,19 @@ mod tests {
         let wants = |host: &Host| {
             let view = host.governor.view(host.now);
             let info = view.models.procs.get(ANNA).expect("told");
-            let Wants { wants, young, got: _ } = Wants::of(&view, info, info.sample.as_deref().expect("told"));
-            (wants, young)
+            super::wants(&view, info, info.sample.as_deref().expect("told"))
         };
         ran(&mut host, 1004, 4000);
         host.grown(ANNA, 12);
-        assert_eq!(wants(&host), (4000, true));
+        assert_eq!(wants(&host), 4000);
         ran(&mut host, 1005, 1000);
-        assert_eq!(wants(&host), (1000, false));
+        // Nobody looked whether it grew on for a while.
+        assert_eq!(wants(&host), 3400);
+        host.grown(ANNA, 12);
+        assert_eq!(wants(&host), 1000);
         // An old one is taken as it was lately, however it grows.
         ran(&mut host, 1013, 1000);
         host.grown(ANNA, 24);
-        assert_eq!(wants(&host), (1300, false));
+        assert_eq!(wants(&host), 1300);
     }
 }

@@ -25,7 +25,7 @@ pub use board::gap;
 pub use placement::{Place, far};
 pub use slab::{gains as slab_gains, loss as slab_loss};
 pub use tier::slow_end;
-pub use watch::{Spacing, after_placing, comes_up};
+pub use watch::{Spacing, comes_up, hurried_at};
 
 /// All that a policy may look at.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
-use crate::model::{Models, ProcHeat, ProcInfo};
+use crate::model::{Models, ProcHeat};
 use crate::plan::{Ledger, Selection, anything_selected};
 use crate::vocab::{
     Action, Bytes, Charge, Measure, Need, PolicyId, ProcKey, ProcSample, Quantity, Reason, Rule, Source, Span, Time,
@@ -14,10 +14,9 @@ const SLOTS: u64 = 16;
 const LEAST_TURN: Span = Span::from_millis(50);
 /// Walks are never further apart than so many periods, whatever they take.
 const MOST_PERIODS: u64 = 64;
-/// A walk that a step of placing asks for waits for this, and for so many times as long as a walk takes: lest one came after
-/// each slice of a move.
-const AFTER_PLACING: Span = Span::from_millis(200);
-const PLACING_WALKS: u64 = 16;
+/// Walks that placing asks for are this far apart, and so many times as long as a walk takes: that bounds what they cost.
+const BETWEEN_HURRIED: Span = Span::from_millis(200);
+const HURRIED_WALKS: u64 = 16;
 /// Who came up no longer ago may be given fewer nodes once it is seen what it is.
 const YOUNG: Span = Span::from_secs(10);
 /// So long after it last grew nothing is left to wait for.
@@ -106,10 +105,10 @@ impl Grid {
         let Some(last) = view.ledger.account(proc).scanned else {
             return Some(Reason::new(Rule::ScanDue).note("the first walk"));
         };
-        let coming = comes_up(view.models, view.ledger, proc, view.now).then_some(last);
-        let placed = placed_at(view.ledger, proc).filter(|&placed| placed >= last).or(coming)?;
-        let (since, wait) = (view.now.since(placed), after_placing(view.ledger, proc));
-        (since >= wait).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastMove, since, wait, ""))
+        let placed = placed_at(view.ledger, proc).is_some_and(|placed| placed >= last);
+        let wanted = placed || comes_up(view.models, view.ledger, proc, view.now);
+        let (since, wait) = (view.now.since(last), between_hurried(view.ledger, proc));
+        (wanted && since >= wait).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastScan, since, wait, ""))
     }
 
     fn reason(&self, view: &View<'_>, proc: ProcKey, periods: u64) -> Reason {
@@ -126,19 +125,25 @@ fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
     placed.moved_at.max(placed.bound_at)
 }
 
-/// Whether a process was bound while it came up, and its memory waits until it has.
+/// Whether a process that comes up was seen to grow lately, or not looked at since: its memory waits until it has grown. Those
+/// that we found running come up for us only once they are bound.
 #[must_use]
 pub fn comes_up(models: &Models, ledger: &Ledger, proc: ProcKey, now: Time) -> bool {
-    let waits = ledger.placed(proc).is_some_and(|placed| placed.bound_at.is_some() && placed.moved_at.is_none());
-    let born = models.procs.get(proc).map(ProcInfo::born);
-    let grew = models.heat.get(proc).and_then(ProcHeat::grew_at);
-    waits && born.is_some_and(|born| now.since(born) < YOUNG) && grew.is_some_and(|grew| now.since(grew) < GROWN)
+    let Some(info) = models.procs.get(proc).filter(|info| now.since(info.born()) < YOUNG) else { return false };
+    let seen = info.parent.is_some() || info.exec_at.is_some();
+    let waits = ledger.placed(proc).map_or(seen, |placed| placed.moved_at.is_none());
+    let grows = |heat: &ProcHeat| heat.has_grown().is_none_or(|grew| now.since(grew) < GROWN);
+    waits && models.heat.get(proc).is_some_and(grows)
 }
 
-/// How long after a step of placing the process is walked again.
+/// When a process that is being placed may be walked again.
 #[must_use]
-pub fn after_placing(ledger: &Ledger, proc: ProcKey) -> Span {
-    Span(ledger.account(proc).walk.0.saturating_mul(PLACING_WALKS)).max(AFTER_PLACING)
+pub fn hurried_at(ledger: &Ledger, proc: ProcKey) -> Time {
+    ledger.account(proc).scanned.unwrap_or_default().after(between_hurried(ledger, proc))
+}
+
+fn between_hurried(ledger: &Ledger, proc: ProcKey) -> Span {
+    Span(ledger.account(proc).walk.0.saturating_mul(HURRIED_WALKS)).max(BETWEEN_HURRIED)
 }
 
 /// Which walks must be further apart than a period, so that all of them together take no more of a core than they may:

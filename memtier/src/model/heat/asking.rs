@@ -172,6 +172,25 @@ fn growth_is_no_change_point() {
 }
 
 #[test]
+fn growth_shows_however_slow_it_is_and_so_does_its_end() {
+    let mut rig = Rig::default();
+    for (at, blocks, grew, known_as) in [
+        (10, 200, 10, None),
+        (20, 202, 10, Some(10)),
+        // More than a sixty-fourth since it last grew, though not since the last walk.
+        (30, 204, 30, None),
+        (40, 204, 30, Some(30)),
+        // What went away and comes again is growth.
+        (50, 100, 30, Some(30)),
+        (60, 102, 60, None),
+    ] {
+        rig.walk(at, (8..8 + blocks).map(|id| base(id, Bits::ALL, Bits::ALL)).collect());
+        let told = (rig.proc().grew_at(), rig.proc().has_grown());
+        assert_eq!(told, (Some(secs(grew)), known_as.map(secs)), "{blocks} blocks at {at} s");
+    }
+}
+
+#[test]
 fn a_walk_of_a_starved_process_is_no_round() {
     use crate::vocab::{CpuId, CpuTime, SchedSample};
     let mut rig = Rig::default();

@@ -18,8 +18,8 @@ use std::ops::Range;
 pub(super) const INDEX_COST: usize = size_of::<(BlockId, Block)>() * 9 / 8;
 /// Entries that it may hold beside.
 const SLACK: usize = 16;
-/// Who has no more than this part of its memory more than before did not grow.
-const GROWTH: u64 = 16;
+/// Who has no more than this part of its memory more than when it last grew did not grow.
+const GROWTH: u64 = 64;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcHeat {
@@ -39,7 +39,7 @@ pub struct ProcHeat {
     unproven: u64,
     /// Present pages that the last complete walk saw and the model has no room for.
     untracked: u64,
-    /// Resident pages at the end of the last walk.
+    /// Resident pages when it last grew, or the fewest since then.
     known: u64,
     grew_at: Option<Time>,
     tempo: Tempo,
@@ -125,9 +125,9 @@ impl ProcHeat {
         self.untracked = self.walk.take().map_or(0, |w| w.untracked);
         let resident = self.resident().0;
         if resident > self.known + self.known / GROWTH {
-            self.grew_at = Some(at);
+            (self.grew_at, self.known) = (Some(at), resident);
         }
-        self.known = resident;
+        self.known = self.known.min(resident);
         if let Some(counts) = &mut self.counts {
             counts.done += 1;
         }
@@ -405,10 +405,16 @@ impl ProcHeat {
     pub const fn resident(&self) -> Pages {
         Pages(self.present + self.untracked)
     }
-    /// End of the last walk that found more resident than the one before it, by more than a sixteenth; the first one does.
+    /// End of the last walk that found more resident than there was when it grew before, by more than a sixty-fourth; the first
+    /// one does. However slowly it grows, it shows.
     #[must_use]
     pub const fn grew_at(&self) -> Option<Time> {
         self.grew_at
+    }
+    /// The same, once a walk after that found that it grows no more: before, it may have grown on for as long as nobody looked.
+    #[must_use]
+    pub fn has_grown(&self) -> Option<Time> {
+        self.grew_at.filter(|_| self.scan_at > self.grew_at)
     }
     #[must_use]
     pub const fn swapped(&self) -> Pages {
