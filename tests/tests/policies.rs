@@ -194,8 +194,12 @@ fn numa_and_others() {
     assert_eq!(lies(&report, "cache"), (vec![0, 16 * MIB, 0], vec![3]));
     // Two that want a node each get one each.
     let two = "target = [{ comm = 'cache' }, { comm = 'other' }]";
-    let report =
-        check(even(60).with(hog("cache")).with(hog("other")), two, by, "at-home numa-bind numa-move subject-taken warm-up");
+    let report = check(
+        even(60).with(hog("cache")).with(hog("other")),
+        two,
+        by,
+        "at-home in-flight numa-bind numa-move subject-taken warm-up",
+    );
     assert_ne!(lies(&report, "cache").1, lies(&report, "other").1);
     assert_eq!(lies(&report, "cache").0.iter().zip(lies(&report, "other").0).filter(|(a, b)| **a > 0 && *b > 0).count(), 0);
     // What will not move is asked once.
@@ -256,6 +260,34 @@ fn numa_of_who_outgrows_its_node() {
     assert_eq!(bound(&run(1, &turns, &knobs(""))).0, [2, 4]);
 }
 
+/// Its memory waits where it was given several nodes, and so it is looked at until it has grown.
+#[test]
+fn numa_of_who_comes_up() {
+    let third = NodeSpec { share: Permil(333), cpus: 2 };
+    let grows = RegionSpec::new(24 * MIB, Pattern::Growing { pages: 4 * MIB });
+    let loads = |comm| ProcSpec { threads: 4, busy: Permil(900), ..ProcSpec::new(comm, vec![grows, hog("").regions[0]]) };
+    let run_of = |comms: &[&'static str]| {
+        let start = |scenario: Scenario, comm: &&'static str| scenario.at(10, Change::Start(loads(comm)));
+        let scenario = comms.iter().fold(Scenario { nodes: vec![third; 3], ..even(60) }, start);
+        run(1, &scenario, &knobs("target = [{ comm = 'cache' }, { comm = 'other' }]\nnuma = { period_ms = 60000 }"))
+    };
+    let at = |report: &SimReport, which: fn(&Action) -> bool| -> Vec<u64> {
+        let steps = report.decisions.iter().flat_map(|d| d.plan.iter().map(move |step| (d.at, &step.action)));
+        let from = report.decisions.first().expect("some").at.0 / 1_000_000_000 * 1_000_000_000;
+        steps.filter(|(_, action)| which(action)).map(|(at, _)| (at.0 - from) / 1_000_000).collect()
+    };
+    let scans = |report: &SimReport| at(report, |action| matches!(action, Action::Scan { .. }));
+    let report = run_of(&["cache"]);
+    let moves = at(&report, |action| matches!(action, Action::MovePages { .. }));
+    println!("scans {:?}, moves {moves:?}", scans(&report));
+    // Nobody waits for the next turn, which is a minute away.
+    assert!(moves.first().is_some_and(|first| (20_000..22_000).contains(first)), "{moves:?}");
+    let hurried = |report: &SimReport| scans(report).iter().filter(|ms| (10_000..20_000).contains(*ms)).count();
+    let (one, two) = (hurried(&report), hurried(&run_of(&["cache", "other"])));
+    assert!((10..50).contains(&one) && two <= one + one / 4, "{one} walks in ten seconds of one that comes up, {two} of two");
+    assert!(scans(&report).windows(2).all(|pair| pair[1] - pair[0] >= 200), "{:?}", scans(&report));
+}
+
 /// Two pairs of busy threads beside the main one; each pair has memory of its own, or all use all of it.
 fn pairs(own: bool) -> ProcSpec {
     let hot = |threads| RegionSpec { threads: Some(threads), ..RegionSpec::new(24 * MIB, Pattern::Hot { pages: 24 * MIB }) };
@@ -271,7 +303,7 @@ fn threes(secs: u64) -> Scenario {
 #[test]
 fn numa_and_threads() {
     let by = PolicyId::Numa;
-    let report = check(threes(60).with(pairs(true)), "", by, "at-home no-node numa-move numa-part subject-taken warm-up");
+    let report = check(threes(60).with(pairs(true)), "", by, "at-home no-node numa-move numa-part warm-up");
     let truth = report.truth.of("cache");
     assert!(truth.cpus.is_empty(), "the main thread keeps what it had: {:?}", truth.cpus);
     let (one, other) = (truth.apart[&1].clone(), truth.apart[&3].clone());

@@ -36,7 +36,8 @@ const WHOLE: u16 = u16::MAX;
 /// No walk has seen yet what the move left.
 const UNSEEN: u16 = u16::MAX;
 
-/// Samples of idle time; nobody asks further back than some of them.
+/// Idle time is known for so long, by so many samples.
+const IDLED_FOR: Span = Span::from_secs(24);
 const IDLED: usize = 16;
 
 /// One node as of its last sample.
@@ -85,6 +86,7 @@ impl NodeNow {
             self.idled = Series::default();
         }
         self.idle = self.idled.first().map(|_| Span(idle.0 - counted).scale(1000, apart.0).0);
+        self.idled.forget(Time(at.0.saturating_sub(IDLED_FOR.0)));
         self.idled.set(at, idle.0);
         (self.sampled, self.apart, self.cpus) = (at, apart, cpus);
     }

@@ -53,6 +53,12 @@ impl<const POINTS: usize> Series<POINTS> {
         self.points.last().map_or(0, |p| p.1)
     }
 
+    /// Drops what is not needed to tell of the time since `from`.
+    pub fn forget(&mut self, from: Time) {
+        let known = self.points.partition_point(|p| p.0 <= from);
+        self.points.drain(..known.saturating_sub(1));
+    }
+
     /// Since when it is known.
     #[must_use]
     pub fn first(&self) -> Option<Time> {

@@ -110,7 +110,7 @@ impl Governor {
                     self.pull(PolicyId::Autocold, at.after(RETRY));
                     self.pull_numa(at);
                     if policy::comes_up(&self.models, &self.ledger, chunk.proc, at) {
-                        self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, chunk.proc));
+                        self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, chunk.proc, 1));
                     }
                     if self.config.tier.enabled && self.facts.has(Need::SlowNodes).is_ok() {
                         self.pull(PolicyId::Tier, at.after(RETRY));
@@ -319,6 +319,9 @@ impl Governor {
     }
 
     fn forget(&mut self, proc: ProcKey) {
+        if self.targets.selection(proc).placed() && self.ledger.account(proc).scanned.is_some() {
+            self.ledger.shift(self.now);
+        }
         self.targets.exited(proc);
         self.ledger.forget(proc);
         self.journal.forget(proc);
@@ -348,13 +351,14 @@ impl Governor {
         let walks = self.models.heat.get(proc).map_or(0, ProcHeat::scans);
         self.ledger.settle(decided, &step, outcome, walks);
         if matches!(step.action, Action::Bind { .. }) && outcome.done.pages > Pages::ZERO {
+            self.ledger.shift(outcome.ended);
             self.born_meanwhile(proc, outcome.began);
         }
         self.models.moved(&step.action, outcome);
         // Whoever was bound has its pages moved next, slice after slice. What did not work has time.
         if step.by == PolicyId::Numa && outcome.done.pages > Pages::ZERO {
             self.pull_numa(self.now);
-            self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, proc));
+            self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, proc, 1));
         }
         // The next page, at once.
         if step.by == PolicyId::SlabMarginal && outcome.done.pages > Pages::ZERO {

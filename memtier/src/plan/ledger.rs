@@ -187,6 +187,9 @@ pub struct Ledger {
     /// What tier did to each process; bound it never is.
     #[serde(default)]
     tiered: BTreeMap<ProcKey, Placed>,
+    /// When CPU time last went from one node to another by our doing, or by the end of a process that might be placed.
+    #[serde(default)]
+    shifted: Time,
     #[serde(default)]
     crossed: BTreeMap<ProcKey, Crossings>,
     /// What was done to each memcached server.
@@ -269,6 +272,16 @@ impl Ledger {
     #[must_use]
     pub fn placed(&self, proc: ProcKey) -> Option<&Placed> {
         self.placed.get(&proc)
+    }
+
+    /// Before this the CPUs of nodes idled and were busy otherwise than they are now.
+    #[must_use]
+    pub const fn shifted(&self) -> Time {
+        self.shifted
+    }
+
+    pub fn shift(&mut self, at: Time) {
+        self.shifted = self.shifted.max(at);
     }
 
     /// What tier did to a process; none where nothing was tried.

@@ -196,7 +196,7 @@ pub(super) fn part(
     places: &[Place],
 ) -> Option<Proposal> {
     // A cgroup is bound as one.
-    if candidate.young || candidate.group.is_some() || taking::rested(view, candidate.placed).is_err() {
+    if candidate.young.is_some() || candidate.group.is_some() || taking::rested(view, candidate.placed).is_err() {
         return None;
     }
     let settle = |placed: &Placed| Span(Span::from_secs(view.config.numa.settle_s).0 << placed.joined.min(DOUBLINGS_MOST));

@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a process runs, and what CPUs idle, is measured over this time, or over its life where that is shorter.
 pub(super) const LATELY: Span = Span::from_secs(10);
 /// So long after its birth what it ran while it came up may still be among that.
-const COMING: Span = Span(2 * LATELY.0);
+pub(super) const COMING: Span = Span(2 * LATELY.0);
+/// What CPUs idle is measured for so long at least.
+const LEAST_IDLED: Span = Span::from_secs(2);
 /// What it runs is believed after it was heard of for this long since it last grew.
 const HEARD: Span = Span::from_secs(1);
 /// Distances where the kernel tells none: to a node itself and to another.
@@ -50,8 +52,8 @@ pub(super) struct Candidate<'a> {
     pub claim: Claim,
     /// Thousandths of a CPU that it got while the CPUs were seen to idle.
     got: u64,
-    /// What it wants, and what others leave to it, was seen only while it came up.
-    pub young: bool,
+    /// What it wants, and what others leave to it, was seen only while it came up: until then at most.
+    pub young: Option<Time>,
     pub bound: Bound,
     /// The cgroup that is bound for it, if its rule wants that.
     pub group: Option<Group>,
@@ -107,7 +109,12 @@ impl Board {
         let Some((from, until)) = known().filter_map(NodeNow::idled_from).max().zip(until) else {
             return Err(Refusal::Hold(Reason::new(Rule::WarmUp).note("the nodes were sampled once only")));
         };
-        let from = from.max(Time(view.now.0.saturating_sub(LATELY.0)));
+        // What was before the last bind, or the end of who ran there, is no more.
+        let shifted = view.ledger.shifted().min(Time(until.0.saturating_sub(LEAST_IDLED.0)));
+        let from = from.max(Time(view.now.0.saturating_sub(LATELY.0))).max(shifted);
+        if from >= until {
+            return Err(Refusal::Hold(Reason::new(Rule::Stale).note("the nodes were not sampled lately")));
+        }
         let place = |&node: &&NodeFacts| {
             let now = view.models.nodes.get(node.id);
             let cpus = node.shared_cpus().count() as u64 * 1000;
@@ -179,7 +186,8 @@ impl Board {
             bound => bound,
         };
         let (wants, got) = (wants(view, info, sample), got(view, proc, self.idled));
-        let young = view.now.since(info.born()) < LATELY;
+        let known_at = info.born().after(if grown(view, info, proc).is_some() { LATELY } else { COMING });
+        let young = Some(known_at).filter(|&known_at| view.now < known_at);
         let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
         let fixed = fixed(view, sample);
         let held: BTreeMap<NodeId, Held> = held.iter().map(|&(node, held)| (node, movable(held, fixed.get(&node)))).collect();
@@ -378,13 +386,17 @@ fn got(view: &View<'_>, proc: ProcKey, (from, until): (Time, Time)) -> u64 {
     }
 }
 
+/// Since when a process that comes up grows no more, if what it runs was heard of for long enough since.
+fn grown(view: &View<'_>, info: &ProcInfo, proc: ProcKey) -> Option<Time> {
+    let grown = view.models.heat.get(proc).and_then(ProcHeat::grown_at).filter(|_| view.now.since(info.born()) < COMING);
+    grown.filter(|&grown| view.models.sched.heard(grown).is_some_and(|heard| heard.since(grown) >= HEARD))
+}
+
 /// CPU time that a process wanted lately, got or waited for, in thousandths of a CPU. Threads that fill its memory when it comes up
 /// say nothing of those that work on it later.
 fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> u64 {
     let (sched, proc) = (&view.models.sched, sample.proc);
-    let grew = view.models.heat.get(proc).and_then(ProcHeat::has_grown).filter(|_| view.now.since(info.born()) < COMING);
-    let grown = grew.filter(|&grew| sched.heard(grew).is_some_and(|heard| heard.since(grew) >= HEARD));
-    let from = Time(view.now.0.saturating_sub(LATELY.0)).max(info.since).max(grown.unwrap_or_default());
+    let from = Time(view.now.0.saturating_sub(LATELY.0)).max(info.since).max(grown(view, info, proc).unwrap_or_default());
     let waited = sched.told_at(proc).filter(|&told| told > from).map_or(0, |told| {
         let waited = sched.share(proc, from, told).waited;
         waited.scale(1000, told.since(from).0).0
@@ -396,7 +408,7 @@ fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> u64 {
 mod tests {
     use super::*;
     use crate::plan::fixture::{ANNA, Host, config, secs};
-    use crate::vocab::{CpuTime, Event, NodeSample, NodesSample, Sample, SchedSample};
+    use crate::vocab::{CpuTime, Event, KernelEvent, NodeSample, NodesSample, Sample, SchedSample};
 
     #[test]
     fn isolated_cpus_are_nobodys() {
@@ -441,11 +453,19 @@ mod tests {
             host.tell(sample(Span::from_secs(14)));
         }
         assert_eq!(free(&host), [2000, 2000]);
-        // Of somebody else nothing is.
-        host.now = host.now.after(Span::from_secs(10));
-        host.tell(Event::Sample(Sample::Sched(SchedSample { period_ns: 10_000_000_000, times: Vec::new() })));
-        host.tell(sample(Span::from_secs(24)));
+        // Of somebody else nothing is, until it is seen that they end.
+        let later = |host: &mut Host, secs, idle| {
+            host.now = host.now.after(Span::from_secs(secs));
+            let quiet = SchedSample { period_ns: Span::from_secs(secs).0, times: Vec::new() };
+            host.tell(Event::Sample(Sample::Sched(quiet)));
+            host.tell(sample(Span::from_secs(idle)));
+        };
+        later(&mut host, 10, 24);
         assert_eq!(free(&host), [1000, 1000]);
+        host.governor.decide(host.now);
+        host.tell(Event::Kernel(KernelEvent::Exit { proc: ANNA }));
+        later(&mut host, 3, 30);
+        assert_eq!(free(&host), [2000, 2000]);
     }
 
     fn node(id: u16, idle: Span) -> NodeSample {
@@ -479,8 +499,9 @@ mod tests {
         host.grown(ANNA, 12);
         assert_eq!(wants(&host), 1000);
         // An old one is taken as it was lately, however it grows.
-        ran(&mut host, 1013, 1000);
+        ran(&mut host, 1018, 4000);
+        ran(&mut host, 1023, 1000);
         host.grown(ANNA, 24);
-        assert_eq!(wants(&host), 1300);
+        assert_eq!(wants(&host), 2500);
     }
 }

@@ -60,6 +60,8 @@ impl Policy for Numa {
         };
         let mut advice = Advice::default();
         for (proc, candidate) in board.candidates(view) {
+            let known_at = candidate.as_ref().ok().and_then(|candidate| candidate.young);
+            advice.again = [advice.again, known_at].into_iter().flatten().min();
             let said = match candidate {
                 Ok(candidate) => consider(view, &mut board, &candidate, release),
                 Err(reason) => Err(reason),
@@ -125,8 +127,8 @@ fn consider(view: &View<'_>, board: &mut Board, candidate: &Candidate<'_>, relea
             taking::rested(view, candidate.placed)?;
             match onward {
                 Some((choice, reason)) => Ok(bind(view, board, candidate, &choice, reason)),
-                None if candidate.young && cpus.len() > 1 => {
-                    let note = "it came up just now, and may need fewer nodes: its memory waits until that is known";
+                None if candidate.young.is_some() && cpus.len() > 1 => {
+                    let note = "it came up just now, and may need fewer nodes: its memory waits until it is ten seconds old and grows no more";
                     Err(Reason::new(Rule::WarmUp).note(note))
                 }
                 None => {

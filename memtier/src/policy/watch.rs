@@ -1,5 +1,6 @@
 //! Which processes are walked, and when. docs/policies/watch.md is the essay.
 
+use super::board::COMING;
 use super::{Advice, Class, Policy, Proposal, View};
 use crate::config::Config;
 use crate::model::{Models, ProcHeat};
@@ -14,11 +15,10 @@ const SLOTS: u64 = 16;
 const LEAST_TURN: Span = Span::from_millis(50);
 /// Walks are never further apart than so many periods, whatever they take.
 const MOST_PERIODS: u64 = 64;
-/// Walks that placing asks for are this far apart, and so many times as long as a walk takes: that bounds what they cost.
+/// A walk that placing asks for comes no sooner after a step of it, lest it was read before that, nor after the last walk; and all
+/// of them together take no more than one part in so many of a core.
 const BETWEEN_HURRIED: Span = Span::from_millis(200);
 const HURRIED_WALKS: u64 = 16;
-/// Who came up no longer ago may be given fewer nodes once it is seen what it is.
-const YOUNG: Span = Span::from_secs(10);
 /// So long after it last grew nothing is left to wait for.
 const GROWN: Span = Span::from_secs(2);
 /// A walk that waited longer than this (or a period) would only delay the next one.
@@ -51,6 +51,9 @@ impl Policy for Watch {
             advice.proposals.push(scan(view, proc, u64::MAX, Reason::new(Rule::ScanAsked)));
         }
         let census = Census::take(view);
+        let placed = |proc| view.targets.selection(proc).placed();
+        let come_up = |&&sample: &&&ProcSample| placed(sample.proc) && comes_up(view.models, view.ledger, sample.proc, view.now);
+        let among = census.watched.iter().filter(come_up).count() as u64;
         for sample in &census.watched {
             let proc = sample.proc;
             let periods = spacing.periods(view, proc);
@@ -58,7 +61,7 @@ impl Policy for Watch {
                 continue;
             }
             let due = grid.due(view, proc, periods).then(|| grid.reason(view, proc, periods));
-            let reason = due.or_else(|| grid.hurried(view, proc));
+            let reason = due.or_else(|| grid.hurried(view, proc, among));
             advice.proposals.extend(reason.map(|reason| scan(view, proc, sample.rss.pages().0, reason)));
         }
         if grid.slot(view.now) == 0 {
@@ -98,7 +101,7 @@ impl Grid {
 
     /// Placing cannot wait for a turn: a process that was never walked grows where it happens to run, and what a move left
     /// behind, or came meanwhile, shows in a walk only. One walk more after the last of its steps; some for one that comes up.
-    fn hurried(&self, view: &View<'_>, proc: ProcKey) -> Option<Reason> {
+    fn hurried(&self, view: &View<'_>, proc: ProcKey, among: u64) -> Option<Reason> {
         if !view.config.numa.enabled || !view.facts.can_place() || !view.targets.selection(proc).placed() {
             return None;
         }
@@ -107,8 +110,9 @@ impl Grid {
         };
         let placed = placed_at(view.ledger, proc).is_some_and(|placed| placed >= last);
         let wanted = placed || comes_up(view.models, view.ledger, proc, view.now);
-        let (since, wait) = (view.now.since(last), between_hurried(view.ledger, proc));
-        (wanted && since >= wait).then(|| Reason::new(Rule::ScanDue).saw(Measure::SinceLastScan, since, wait, ""))
+        let due = hurried_at(view.ledger, proc, among);
+        let reason = || Reason::new(Rule::ScanDue).saw(Measure::SinceLastScan, view.now.since(last), due.since(last), "");
+        (wanted && view.now >= due).then(reason)
     }
 
     fn reason(&self, view: &View<'_>, proc: ProcKey, periods: u64) -> Reason {
@@ -126,24 +130,26 @@ fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
 }
 
 /// Whether a process that comes up was seen to grow lately, or not looked at since: its memory waits until it has grown. Those
-/// that we found running come up for us only once they are bound.
+/// that we found running come up for us only once they are bound. A walk that fails is not repeated.
 #[must_use]
 pub fn comes_up(models: &Models, ledger: &Ledger, proc: ProcKey, now: Time) -> bool {
-    let Some(info) = models.procs.get(proc).filter(|info| now.since(info.born()) < YOUNG) else { return false };
+    let Some(info) = models.procs.get(proc).filter(|info| now.since(info.born()) < COMING) else { return false };
     let seen = info.parent.is_some() || info.exec_at.is_some();
     let waits = ledger.placed(proc).map_or(seen, |placed| placed.moved_at.is_none());
-    let grows = |heat: &ProcHeat| heat.has_grown().is_none_or(|grew| now.since(grew) < GROWN);
+    let grows = |heat: &ProcHeat| {
+        let fresh = |grew| now.since(grew) < GROWN || heat.scan_at() == Some(grew);
+        heat.scan_at() >= ledger.account(proc).scanned && heat.grew_at().is_some_and(fresh)
+    };
     waits && models.heat.get(proc).is_some_and(grows)
 }
 
-/// When a process that is being placed may be walked again.
+/// When a process that is being placed may be walked again, if `among` of them come up.
 #[must_use]
-pub fn hurried_at(ledger: &Ledger, proc: ProcKey) -> Time {
-    ledger.account(proc).scanned.unwrap_or_default().after(between_hurried(ledger, proc))
-}
-
-fn between_hurried(ledger: &Ledger, proc: ProcKey) -> Span {
-    Span(ledger.account(proc).walk.0.saturating_mul(HURRIED_WALKS)).max(BETWEEN_HURRIED)
+pub fn hurried_at(ledger: &Ledger, proc: ProcKey, among: u64) -> Time {
+    let account = ledger.account(proc);
+    let between = Span(account.walk.0.saturating_mul(HURRIED_WALKS)).max(BETWEEN_HURRIED);
+    let walked = account.scanned.unwrap_or_default().after(Span(between.0.saturating_mul(among.max(1))));
+    placed_at(ledger, proc).map_or(walked, |placed| walked.max(placed.after(BETWEEN_HURRIED)))
 }
 
 /// Which walks must be further apart than a period, so that all of them together take no more of a core than they may:

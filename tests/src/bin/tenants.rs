@@ -1,5 +1,5 @@
 //! A process of several tenants that share nothing: `tenants MIB THREADS...` has one with MIB of memory for each number of THREADS,
-//! that fill it page by page in turn. When all is filled it says a line for each tenant: the address of its memory, and its threads.
+//! that fill it page by page in turn, as fast as data would come by a network. When all is filled it says a line for each tenant: the address of its memory, and its threads.
 //! From the first line of standard input on they never rest. Ends when standard input does.
 
 use memmap2::MmapMut;
@@ -8,8 +8,12 @@ use std::hint::black_box;
 use std::io::{self, Read as _};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 const PAGE: usize = 4096;
+/// A thread loads so many pages, and rests for that long: 20 MiB/s at most.
+const LOADS: usize = 128;
+const RESTS: Duration = Duration::from_millis(25);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -30,7 +34,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (start, started) = mpsc::channel::<()>();
             starts.push(start);
             thread::spawn(move || {
-                share.iter_mut().for_each(|page| page[0] = 1);
+                for pages in share.chunks_mut(LOADS) {
+                    pages.iter_mut().for_each(|page| page[0] = 1);
+                    thread::sleep(RESTS);
+                }
                 // Who waits for it may have ended.
                 let _ = filled.send(gettid());
                 if started.recv().is_err() {

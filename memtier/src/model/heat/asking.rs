@@ -177,15 +177,16 @@ fn growth_shows_however_slow_it_is_and_so_does_its_end() {
     for (at, blocks, grew, known_as) in [
         (10, 200, 10, None),
         (20, 202, 10, Some(10)),
-        // More than a sixty-fourth since it last grew, though not since the last walk.
-        (30, 204, 30, None),
-        (40, 204, 30, Some(30)),
+        (30, 204, 10, Some(10)),
+        // More than a thirty-second since it last grew, though not since the last walk.
+        (40, 207, 40, Some(10)),
+        (45, 207, 40, Some(40)),
         // What went away and comes again is growth.
-        (50, 100, 30, Some(30)),
-        (60, 102, 60, None),
+        (50, 100, 40, Some(40)),
+        (60, 104, 60, Some(40)),
     ] {
         rig.walk(at, (8..8 + blocks).map(|id| base(id, Bits::ALL, Bits::ALL)).collect());
-        let told = (rig.proc().grew_at(), rig.proc().has_grown());
+        let told = (rig.proc().grew_at(), rig.proc().grown_at());
         assert_eq!(told, (Some(secs(grew)), known_as.map(secs)), "{blocks} blocks at {at} s");
     }
 }

@@ -19,7 +19,7 @@ pub(super) const INDEX_COST: usize = size_of::<(BlockId, Block)>() * 9 / 8;
 /// Entries that it may hold beside.
 const SLACK: usize = 16;
 /// Who has no more than this part of its memory more than when it last grew did not grow.
-const GROWTH: u64 = 64;
+const GROWTH: u64 = 32;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcHeat {
@@ -42,6 +42,9 @@ pub struct ProcHeat {
     /// Resident pages when it last grew, or the fewest since then.
     known: u64,
     grew_at: Option<Time>,
+    /// The same, of the last growth that was over by the next walk.
+    #[serde(default)]
+    grown_at: Option<Time>,
     tempo: Tempo,
     rhythm: Rhythm,
     /// Longest period of a block in the last walk: 2^this rounds.
@@ -126,6 +129,8 @@ impl ProcHeat {
         let resident = self.resident().0;
         if resident > self.known + self.known / GROWTH {
             (self.grew_at, self.known) = (Some(at), resident);
+        } else {
+            self.grown_at = self.grew_at;
         }
         self.known = self.known.min(resident);
         if let Some(counts) = &mut self.counts {
@@ -405,16 +410,16 @@ impl ProcHeat {
     pub const fn resident(&self) -> Pages {
         Pages(self.present + self.untracked)
     }
-    /// End of the last walk that found more resident than there was when it grew before, by more than a sixty-fourth; the first
+    /// End of the last walk that found more resident than there was when it grew before, by more than a thirty-second; the first
     /// one does. However slowly it grows, it shows.
     #[must_use]
     pub const fn grew_at(&self) -> Option<Time> {
         self.grew_at
     }
-    /// The same, once a walk after that found that it grows no more: before, it may have grown on for as long as nobody looked.
+    /// The same of the last growth that was over by the next walk: until then it may have grown on for as long as nobody looked.
     #[must_use]
-    pub fn has_grown(&self) -> Option<Time> {
-        self.grew_at.filter(|_| self.scan_at > self.grew_at)
+    pub const fn grown_at(&self) -> Option<Time> {
+        self.grown_at
     }
     #[must_use]
     pub const fn swapped(&self) -> Pages {
