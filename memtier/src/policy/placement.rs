@@ -187,7 +187,8 @@ fn grow(places: &[Place], claim: &Claim, from: usize, mut look: impl FnMut(&[usi
 }
 
 /// The best nodes for a process: those with the least price, the cost of moving spread over `amortise`; of as few others as
-/// cost hardly more those with most room left, for who is young grows. `least` are among them. None where nothing has room.
+/// cost hardly more those with most room left, for who is young grows, but room for twice what it has is enough. `least` are
+/// among them. None where nothing has room.
 #[must_use]
 pub fn choose(places: &[Place], claim: &Claim, amortise: Span, least: &[usize]) -> Option<Choice> {
     let mut all: Vec<(Span, Choice)> = Vec::new();
@@ -203,9 +204,10 @@ pub fn choose(places: &[Place], claim: &Claim, amortise: Span, least: &[usize]) 
     let (least, best) = all.iter().min_by_key(|(total, choice)| (*total, choice.cpus.len()))?;
     let bound = least.saturating_add(cost(best.moves).scale(HARDLY_PERMIL, 1000));
     let alike = all.iter().filter(|(total, choice)| *total <= bound && choice.cpus.len() == best.cpus.len());
+    let enough = Pages(total(&claim.pages)).bytes();
     let left = |choice: &Choice| {
         let room: Bytes = choice.memory.iter().map(|&node| places[node].room).sum();
-        room.saturating_sub(choice.moves.bytes())
+        room.saturating_sub(choice.moves.bytes()).min(enough)
     };
     // Of equals the last one counts.
     alike.rev().max_by_key(|(total, choice)| (left(choice), Reverse(*total))).map(|(_, choice)| choice.clone())
@@ -314,6 +316,18 @@ mod tests {
         full.iter_mut().for_each(|place| place.room = Bytes::ZERO);
         // Nothing need move where all of it may stay.
         check(&full, &claim([150, 150, 100], [1, 1, 0], 1000), Some((&[0, 1], &[0, 2, 1])));
+    }
+
+    #[test]
+    fn of_nodes_that_cost_hardly_more_the_one_with_more_room_counts_until_there_is_enough() {
+        // A twentieth more has to be copied to node 1.
+        let even = claim([105, 100, 0], [1, 1, 0], 1000);
+        for (room, home) in [([150, 4096], 1), ([205, 4096], 1), ([305, 4096], 0), ([4096, 150], 0)] {
+            let mut two = places();
+            two.truncate(2);
+            two.iter_mut().zip(room).for_each(|(place, mib)| place.room = Bytes(mib << 20));
+            check(&two, &even, Some((&[home], &[home])));
+        }
     }
 
     #[test]
