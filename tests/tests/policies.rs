@@ -281,11 +281,10 @@ fn numa_of_who_comes_up() {
     let moves = at(&report, |action| matches!(action, Action::MovePages { .. }));
     println!("scans {:?}, moves {moves:?}", scans(&report));
     // Nobody waits for the next turn, which is a minute away.
-    assert!(moves.first().is_some_and(|first| (20_000..22_000).contains(first)), "{moves:?}");
+    assert!(moves.first().is_some_and(|first| (20_000..20_200).contains(first)), "{moves:?}");
     let hurried = |report: &SimReport| scans(report).iter().filter(|ms| (10_000..20_000).contains(*ms)).count();
     let (one, two) = (hurried(&report), hurried(&run_of(&["cache", "other"])));
     assert!((10..50).contains(&one) && two <= one + one / 4, "{one} walks in ten seconds of one that comes up, {two} of two");
-    assert!(scans(&report).windows(2).all(|pair| pair[1] - pair[0] >= 200), "{:?}", scans(&report));
 }
 
 /// Two pairs of busy threads beside the main one; each pair has memory of its own, or all use all of it.

@@ -91,7 +91,7 @@ impl Governor {
             }
             Event::Kernel(KernelEvent::Exit { proc }) => self.forget(*proc),
             Event::Kernel(KernelEvent::Fault { proc, tid, addr, kind: _, period: _ }) => {
-                if self.config.numa.enabled && self.facts.can_place() && self.targets.selection(*proc).placed() {
+                if self.placeable(*proc) {
                     self.models.threads.touched(at, *proc, *tid, BlockId::of(*addr));
                 }
             }
@@ -109,7 +109,7 @@ impl Governor {
                     // Arming comes first, and a process has one step a turn.
                     self.pull(PolicyId::Autocold, at.after(RETRY));
                     self.pull_numa(at);
-                    if policy::comes_up(&self.models, &self.ledger, chunk.proc, at) {
+                    if self.placeable(chunk.proc) && policy::comes_up(&self.models, &self.ledger, chunk.proc, at) {
                         self.pull(PolicyId::Watch, policy::hurried_at(&self.ledger, chunk.proc, 1));
                     }
                     if self.config.tier.enabled && self.facts.has(Need::SlowNodes).is_ok() {
@@ -267,11 +267,14 @@ impl Governor {
         }
     }
 
+    fn placeable(&self, proc: ProcKey) -> bool {
+        self.config.numa.enabled && self.facts.can_place() && self.targets.selection(proc).placed()
+    }
+
     /// What has grown large enough to be walked is placed while it grows.
     fn hurry(&mut self, at: Time, sample: &ProcSample) {
-        let placed = self.config.numa.enabled && self.facts.can_place() && self.targets.selection(sample.proc).placed();
         let large = sample.rss >= Bytes::from_mib(self.config.scan.min_resident_mib);
-        if placed && large && self.ledger.account(sample.proc).scanned.is_none() {
+        if self.placeable(sample.proc) && large && self.ledger.account(sample.proc).scanned.is_none() {
             self.pull(PolicyId::Watch, at);
         }
     }
@@ -319,7 +322,7 @@ impl Governor {
     }
 
     fn forget(&mut self, proc: ProcKey) {
-        if self.targets.selection(proc).placed() && self.ledger.account(proc).scanned.is_some() {
+        if self.placeable(proc) && self.ledger.account(proc).scanned.is_some() {
             self.ledger.shift(self.now);
         }
         self.targets.exited(proc);
@@ -384,6 +387,9 @@ impl Governor {
         let lost = self.in_flight.extract_if(.., |_, flight| now > flight.step.expires.after(GRACE));
         for (id, Flight { step, .. }) in lost {
             self.ledger.lost(now, &step);
+            if matches!(step.action, Action::Bind { .. }) {
+                self.ledger.shift(now);
+            }
             let reason = Reason::new(Rule::InFlight).note(format!("step {id} never came back; given up"));
             report.holds.push(Hold { subject: step.action.subject(), by: step.by, reason });
         }

@@ -50,8 +50,8 @@ pub(super) struct Candidate<'a> {
     /// Slow nodes, where tier looks after its memory.
     pub lent: Vec<NodeId>,
     pub claim: Claim,
-    /// Thousandths of a CPU that it got while the CPUs were seen to idle.
-    got: u64,
+    /// Thousandths of a CPU that it got, by place, while the CPUs were seen to idle.
+    got: Vec<u64>,
     /// What it wants, and what others leave to it, was seen only while it came up: until then at most.
     pub young: Option<Time>,
     pub bound: Bound,
@@ -140,10 +140,7 @@ impl Board {
         let mut all: Vec<_> = view.placed().filter_map(|(proc, _)| Some((proc, self.candidate(view, &cgroups, proc)?))).collect();
         stand_together(&mut all);
         for candidate in all.iter().filter_map(|(_, candidate)| candidate.as_ref().ok()) {
-            let runs: u64 = candidate.claim.runs.iter().sum();
-            for (place, &ran) in self.places.iter_mut().zip(&candidate.claim.runs) {
-                place.idle += Bytes(candidate.got).scale(ran, runs).0;
-            }
+            self.places.iter_mut().zip(&candidate.got).for_each(|(place, got)| place.idle += got);
         }
         let width = u64::from(view.facts.smt_width.max(1));
         for place in &mut self.places {
@@ -185,8 +182,10 @@ impl Board {
             Bound::Others(home) if group.as_ref().is_some_and(|group| group.members.iter().any(with_us)) => Bound::Us(home),
             bound => bound,
         };
-        let (wants, got) = (wants(view, info, sample), got(view, proc, self.idled));
-        let known_at = info.born().after(if grown(view, info, proc).is_some() { LATELY } else { COMING });
+        let wants = wants(view, info, sample);
+        let grew = view.models.heat.get(proc).and_then(ProcHeat::grew_at);
+        let grows = grown(view, info, proc).is_none_or(|grown| grew > Some(grown));
+        let known_at = info.born().after(if grows { COMING } else { LATELY });
         let young = Some(known_at).filter(|&known_at| view.now < known_at);
         let by_node: BTreeMap<NodeId, Span> = view.models.sched.by_node(proc, view.now).into_iter().collect();
         let fixed = fixed(view, sample);
@@ -197,10 +196,19 @@ impl Board {
             Bound::Nobody => true,
             Bound::Us(home) | Bound::Others(home) => home.contains(&at),
         };
-        let mut runs = of(&|at, place| by_node.get(&place.id).filter(|_| may_run(at)).map_or(0, |span| span.0));
+        let ran = of(&|_, place| by_node.get(&place.id).map_or(0, |span| span.0));
+        let mut runs = of(&|at, _| if may_run(at) { ran[at] } else { 0 });
         if runs.iter().sum::<u64>() == 0 {
             runs = of(&|at, place| if may_run(at) { place.cpus } else { 0 });
         }
+        let (from, until) = self.idled;
+        let counted = view.models.sched.heard(from).is_some();
+        // Where nobody counts switches its samples tell, and these come with its walks.
+        let got = got(view, proc, (if counted { from } else { from.min(lately(view, info)) }, until));
+        // Most of that was before it was bound, where it was bound just now.
+        let before = placed.and_then(|placed| placed.bound_at) > Some(self.idled.0) && ran.iter().any(|&ran| ran > 0);
+        let ran = if before { &ran } else { &runs };
+        let got = of(&|at, _| Bytes(got).scale(ran[at], ran.iter().sum()).0);
         let weight = |held: &Held| held.pages.0 + held.hot.0 * (HOT_WEIGHT - 1);
         let mems = &sample.mems_allowed;
         let lent: Vec<NodeId> = if tier::looks_after(view, proc) { view.facts.slow_nodes().collect() } else { Vec::new() };
@@ -372,6 +380,10 @@ pub(super) fn reserve(view: &View<'_>, node: NodeId) -> Bytes {
     total.scale(view.config.numa.node_free_permil, 1000)
 }
 
+fn lately(view: &View<'_>, info: &ProcInfo) -> Time {
+    Time(view.now.0.saturating_sub(LATELY.0)).max(info.since)
+}
+
 /// Thousandths of a CPU that a process got between two times, as far as it is known.
 fn got(view: &View<'_>, proc: ProcKey, (from, until): (Time, Time)) -> u64 {
     let sched = &view.models.sched;
@@ -396,7 +408,7 @@ fn grown(view: &View<'_>, info: &ProcInfo, proc: ProcKey) -> Option<Time> {
 /// say nothing of those that work on it later.
 fn wants(view: &View<'_>, info: &ProcInfo, sample: &ProcSample) -> u64 {
     let (sched, proc) = (&view.models.sched, sample.proc);
-    let from = Time(view.now.0.saturating_sub(LATELY.0)).max(info.since).max(grown(view, info, proc).unwrap_or_default());
+    let from = lately(view, info).max(grown(view, info, proc).unwrap_or_default());
     let waited = sched.told_at(proc).filter(|&told| told > from).map_or(0, |told| {
         let waited = sched.share(proc, from, told).waited;
         waited.scale(1000, told.since(from).0).0

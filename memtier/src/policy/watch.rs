@@ -15,8 +15,8 @@ const SLOTS: u64 = 16;
 const LEAST_TURN: Span = Span::from_millis(50);
 /// Walks are never further apart than so many periods, whatever they take.
 const MOST_PERIODS: u64 = 64;
-/// A walk that placing asks for comes no sooner after a step of it, lest it was read before that, nor after the last walk; and all
-/// of them together take no more than one part in so many of a core.
+/// A walk that placing asks for comes no sooner after a step of it, lest it was read before that, nor after the last walk, and takes
+/// no more than one part in so many of a core: those of all that come up together.
 const BETWEEN_HURRIED: Span = Span::from_millis(200);
 const HURRIED_WALKS: u64 = 16;
 /// So long after it last grew nothing is left to wait for.
@@ -108,10 +108,14 @@ impl Grid {
         let Some(last) = view.ledger.account(proc).scanned else {
             return Some(Reason::new(Rule::ScanDue).note("the first walk"));
         };
-        let placed = placed_at(view.ledger, proc).is_some_and(|placed| placed >= last);
-        let wanted = placed || comes_up(view.models, view.ledger, proc, view.now);
+        // What was read too soon after a step says nothing of it.
+        let placed = placed_at(view.ledger, proc).filter(|placed| placed.after(BETWEEN_HURRIED) > last);
+        let walked = || view.models.heat.get(proc).and_then(ProcHeat::scan_at) >= Some(last);
+        // A walk that failed is not repeated.
+        let wanted = placed.is_some() || comes_up(view.models, view.ledger, proc, view.now) && walked();
         let due = hurried_at(view.ledger, proc, among);
-        let reason = || Reason::new(Rule::ScanDue).saw(Measure::SinceLastScan, view.now.since(last), due.since(last), "");
+        let (measure, since) = placed.map_or((Measure::SinceLastScan, last), |placed| (Measure::SinceLastMove, placed));
+        let reason = || Reason::new(Rule::ScanDue).saw(measure, view.now.since(since), due.since(since), "");
         (wanted && view.now >= due).then(reason)
     }
 
@@ -130,16 +134,13 @@ fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
 }
 
 /// Whether a process that comes up was seen to grow lately, or not looked at since: its memory waits until it has grown. Those
-/// that we found running come up for us only once they are bound. A walk that fails is not repeated.
+/// that we found running come up for us only once they are bound.
 #[must_use]
 pub fn comes_up(models: &Models, ledger: &Ledger, proc: ProcKey, now: Time) -> bool {
     let Some(info) = models.procs.get(proc).filter(|info| now.since(info.born()) < COMING) else { return false };
     let seen = info.parent.is_some() || info.exec_at.is_some();
-    let waits = ledger.placed(proc).map_or(seen, |placed| placed.moved_at.is_none());
-    let grows = |heat: &ProcHeat| {
-        let fresh = |grew| now.since(grew) < GROWN || heat.scan_at() == Some(grew);
-        heat.scan_at() >= ledger.account(proc).scanned && heat.grew_at().is_some_and(fresh)
-    };
+    let waits = ledger.placed(proc).map_or(seen, |placed| (seen || placed.bound_at.is_some()) && placed.moved_at.is_none());
+    let grows = |heat: &ProcHeat| heat.grew_at().is_some_and(|grew| now.since(grew) < GROWN || heat.scan_at() == Some(grew));
     waits && models.heat.get(proc).is_some_and(grows)
 }
 
