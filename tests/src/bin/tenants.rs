@@ -11,9 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 const PAGE: usize = 4096;
-/// A thread loads so many pages, and rests for that long: 20 MiB/s at most.
-const LOADS: usize = 128;
-const RESTS: Duration = Duration::from_millis(25);
+/// A thread loads so many pages, and rests for that long: 12 MiB/s at most.
+const LOADS: usize = 32;
+const RESTS: Duration = Duration::from_millis(10);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

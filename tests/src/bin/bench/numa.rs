@@ -39,6 +39,8 @@ const AGED: [&str; 5] = ["-T", "--monotonic", "100000", "--fork", "--"];
 /// What numad does, and no more: no accessed bits are cleared, nothing is paged out.
 const PLACES_ONLY: &str =
     "[arm]\nquota_mib_per_s = 0\n[autocold]\nenabled = false\n[[target]]\ncomm = 'hog'\n[[target]]\ncomm = 'tenants'\n";
+/// Suffixes of the metrics to measure, in words; without it all that this guest can.
+const ONLY: &str = "MEMTIER_BENCH_NUMA";
 /// numad's.
 const LOG: &str = "/var/log/numad.log";
 
@@ -167,7 +169,10 @@ impl Ground {
             let place = format!("Linux {}, nodes of {}; {whom:?}", kernel.trim(), each.join(", "));
             Self { suffix, place, nodes: nodes.clone(), whom, pairs }
         };
-        Ok(runs.iter().map(ground).collect())
+        let only = std::env::var(ONLY);
+        let named = |suffix: &str, only: &String| only.split_whitespace().any(|word| suffix.strip_prefix('_') == Some(word));
+        let wanted = |suffix: &str| only.as_ref().map_or(true, |only| named(suffix, only));
+        Ok(runs.iter().filter(|(suffix, _, _)| wanted(suffix)).map(ground).collect())
     }
 
     /// Ours and theirs, in turn and each first in turn.
