@@ -144,7 +144,7 @@ impl Lie {
     }
 }
 
-/// Blocks in a row, holes between them included, that lie alike.
+/// Blocks in a row, holes between them included, that lie alike; without holes if they were asked, for what comes there was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Run {
     first: BlockId,
@@ -156,6 +156,12 @@ impl Run {
     const fn end(&self) -> u64 {
         self.first.0 + self.blocks as u64
     }
+    /// Both as one, if they may be; the other one is behind it.
+    fn with(&self, next: &Self) -> Option<Self> {
+        let joins = self.lie == next.lie && (self.lie.asked.is_none() || self.end() == next.first.0);
+        let blocks = u32::try_from(next.end() - self.first.0).ok().filter(|_| joins)?;
+        Some(Self { blocks, ..*self })
+    }
     /// The part of it that lies in blocks `from..to`.
     fn part(&self, from: u64, to: u64) -> Option<Self> {
         let (first, end) = (self.first.0.max(from), self.end().min(to));
@@ -165,13 +171,10 @@ impl Run {
 
 /// Appends a run, joined with the last one where they lie alike.
 fn push(runs: &mut Vec<Run>, run: Run) {
-    if let Some(last) = runs.last_mut().filter(|last| last.lie == run.lie)
-        && let Ok(blocks) = u32::try_from(run.end() - last.first.0)
-    {
-        last.blocks = blocks;
-        return;
+    match runs.last_mut().and_then(|last| Some((last.with(&run)?, last))) {
+        Some((both, last)) => *last = both,
+        None => runs.push(run),
     }
-    runs.push(run);
 }
 
 /// Memory of a process on one node.
@@ -424,7 +427,7 @@ impl ProcNodes {
             while old.next_if(|run| run.end() <= sample.block.0).is_some() {}
             let before = old.peek().filter(|run| run.first <= sample.block).and_then(|run| run.lie.asked);
             let mut lie = Lie::of(sample);
-            lie.asked = before.map(|asked| seen(asked, &lie, sample.present.count(), sure));
+            lie.asked = before.and_then(|asked| seen(asked, &lie, sample.present.count(), sure));
             push(&mut fresh, Run { first: sample.block, blocks: 1, lie });
         }
         fresh.extend(self.runs[low..high].last().and_then(|run| run.part(to, u64::MAX)));
@@ -440,11 +443,10 @@ impl ProcNodes {
     /// Where two chunks meet, their runs may be one.
     fn join(&mut self, at: usize) {
         if let Some(before) = at.checked_sub(1)
-            && let (Some(a), Some(b)) = (self.runs.get(before).copied(), self.runs.get(at).copied())
-            && a.lie == b.lie
-            && let Ok(blocks) = u32::try_from(b.end() - a.first.0)
+            && let (Some(a), Some(b)) = (self.runs.get(before), self.runs.get(at))
+            && let Some(both) = a.with(b)
         {
-            self.runs[before].blocks = blocks;
+            self.runs[before] = both;
             self.runs.remove(at);
         }
     }
@@ -525,13 +527,13 @@ impl ProcNodes {
     }
 }
 
-/// What a walk says of a block that was asked to go to a node: how much of it stayed away.
-fn seen((to, stayed): (NodeId, u16), lie: &Lie, present: u32, sure: bool) -> (NodeId, u16) {
+/// What a walk says of a block that was asked to go to a node: how much of it stayed away, if any did.
+fn seen((to, stayed): (NodeId, u16), lie: &Lie, present: u32, sure: bool) -> Option<(NodeId, u16)> {
     if !sure {
-        return (to, stayed);
+        return Some((to, stayed));
     }
     let away = present.saturating_sub(lie.on(to, present)).min(u32::from(UNSEEN - 1)) as u16;
-    (to, stayed.min(away))
+    Some((to, stayed.min(away))).filter(|(_, stayed)| *stayed > 0)
 }
 
 fn lying<'a>(runs: &'a [Run], heat: &'a ProcHeat) -> impl Iterator<Item = Lying> + 'a {
@@ -680,6 +682,18 @@ mod tests {
         assert_eq!(host.movable(A), [(4, 512), (5, 512), (6, 512)]);
         host.moved(2000, A, (4, 7), (512, 1024), &[(5, 6)]);
         assert_eq!(host.movable(A), [(5, 512)]);
+    }
+
+    #[test]
+    fn what_comes_between_blocks_that_were_asked_was_not_asked() {
+        let mut host = Host::new();
+        host.walk(1000, "bb.bb");
+        host.moved(2000, A, (1, 6), (2048, 2048), &[]);
+        // Too soon to tell what the move left.
+        host.walk(2050, "aabaa");
+        assert_eq!(host.movable(A), [(3, 512)]);
+        host.walk(3000, "aabab");
+        assert_eq!((host.movable(A), host.held()), (vec![(3, 512)], vec![(0, 1536, 0), (70, 1024, 512)]));
     }
 
     #[test]
