@@ -1,6 +1,6 @@
 //! A process of several tenants that share nothing: `tenants MIB THREADS...` has one with MIB of memory for each number of THREADS,
-//! that fill it page by page in turn, as fast as data would come by a network. When all is filled it says a line for each tenant: the address of its memory, and its threads.
-//! From the first line of standard input on they never rest. Ends when standard input does.
+//! that fill it page by page in turn, as fast as data would come by a network. When all is filled it says a line for each tenant: the
+//! address of its memory, and its threads. From the first line of standard input on they never rest. Ends when standard input does.
 
 use memmap2::MmapMut;
 use nix::unistd::gettid;

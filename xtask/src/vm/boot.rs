@@ -33,7 +33,7 @@ pub struct Guest {
 const KERNEL_WORDS: &str =
     "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off no_timer_check tsc=reliable psi=1 rdinit=/init";
 /// Without fast string instructions, which are emulated byte by byte: a guest that has them copies with them, and moving a page
-/// takes 60 to 80 us instead of 30. The CPU's own time for it is 1 to 2.
+/// takes about twice as long (docs/benchmarks.md, numa).
 const EMULATED: &str = "max,la57=off,erms=off,fsrm=off";
 /// Lines of the kernel's own messages that a dead guest leaves on standard error.
 const LAST_WORDS: usize = 80;
