@@ -51,8 +51,8 @@ impl Policy for Watch {
             advice.proposals.push(scan(view, proc, u64::MAX, Reason::new(Rule::ScanAsked)));
         }
         let census = Census::take(view);
-        let placed = |proc| view.targets.selection(proc).placed();
-        let come_up = |&&sample: &&&ProcSample| placed(sample.proc) && comes_up(view.models, view.ledger, sample.proc, view.now);
+        let come_up =
+            |&&sample: &&&ProcSample| placeable(view, sample.proc) && comes_up(view.models, view.ledger, sample.proc, view.now);
         let among = census.watched.iter().filter(come_up).count() as u64;
         for sample in &census.watched {
             let proc = sample.proc;
@@ -102,7 +102,7 @@ impl Grid {
     /// Placing cannot wait for a turn: a process that was never walked grows where it happens to run, and what a move left
     /// behind, or came meanwhile, shows in a walk only. One walk more after the last of its steps; some for one that comes up.
     fn hurried(&self, view: &View<'_>, proc: ProcKey, among: u64) -> Option<Reason> {
-        if !view.config.numa.enabled || !view.facts.can_place() || !view.targets.selection(proc).placed() {
+        if !placeable(view, proc) {
             return None;
         }
         let Some(last) = view.ledger.account(proc).scanned else {
@@ -126,6 +126,10 @@ impl Grid {
         let since = Span((view.now.0 / self.turn.0).saturating_sub(last.0 / self.turn.0) * self.turn.0);
         reason.saw(Measure::SinceLastScan, since, Span(self.turn.0 * self.slots * periods), knob_of(periods))
     }
+}
+
+fn placeable(view: &View<'_>, proc: ProcKey) -> bool {
+    view.config.numa.enabled && view.facts.can_place() && view.targets.selection(proc).placed()
 }
 
 fn placed_at(ledger: &Ledger, proc: ProcKey) -> Option<Time> {
